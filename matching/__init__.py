@@ -1,0 +1,1 @@
+"""Matchers: images or clouds in, correspondences out."""

@@ -1,0 +1,1 @@
+"""Sparse-view reconstruction: correspondences in, cameras, points and surfaces out."""

@@ -1,0 +1,1 @@
+"""Writes the self-contained report.html of a run."""

@@ -1,0 +1,25 @@
+"""Core types: frozen dataclasses that cross module borders, and the errors people see."""
+
+from vision3d.core.camera import Camera, CameraPrior
+from vision3d.core.correspondences import Correspondences, Warp
+from vision3d.core.errors import MissingWeightsError, UsageError, Vision3DError
+from vision3d.core.image import Image
+from vision3d.core.point_cloud import PointCloud
+from vision3d.core.scene import PosedImage, Scene, Tracks
+from vision3d.core.transform import RigidTransform
+
+__all__ = [
+    "Camera",
+    "CameraPrior",
+    "Correspondences",
+    "Image",
+    "MissingWeightsError",
+    "PointCloud",
+    "PosedImage",
+    "RigidTransform",
+    "Scene",
+    "Tracks",
+    "UsageError",
+    "Vision3DError",
+    "Warp",
+]

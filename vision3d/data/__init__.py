@@ -1,0 +1,1 @@
+"""Datasets as typed samples, one collate rule, one loader."""

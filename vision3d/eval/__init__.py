@@ -1,0 +1,1 @@
+"""Metrics and the official protocols; reads saved results, never models."""

@@ -1,0 +1,1 @@
+"""Projective and rigid geometry on tensors."""

@@ -2,11 +2,12 @@
 
 from vision3d.core.camera import Camera, CameraPrior
 from vision3d.core.correspondences import Correspondences, Warp
-from vision3d.core.errors import MissingWeightsError, UsageError, Vision3DError
 from vision3d.core.image import Image
 from vision3d.core.point_cloud import PointCloud
+from vision3d.core.progress import Progress, silent
 from vision3d.core.scene import PosedImage, Scene, Tracks
 from vision3d.core.transform import RigidTransform
+from vision3d.errors import MissingWeightsError, UsageError, Vision3DError
 
 __all__ = [
     "Camera",
@@ -16,10 +17,12 @@ __all__ = [
     "MissingWeightsError",
     "PointCloud",
     "PosedImage",
+    "Progress",
     "RigidTransform",
     "Scene",
     "Tracks",
     "UsageError",
     "Vision3DError",
     "Warp",
+    "silent",
 ]

@@ -1,4 +1,4 @@
-"""Errors meant for the person at the keyboard: one line that says what was wrong and what to do about it."""
+"""Errors meant for the person at the keyboard: one line that says what was wrong and what to do (imports nothing)."""
 
 
 class Vision3DError(Exception):

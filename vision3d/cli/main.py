@@ -1,0 +1,100 @@
+"""`vision3d COMMAND ...`: finds the command's module and runs it; imports nothing heavy before that."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from vision3d import __version__
+from vision3d.errors import Vision3DError
+
+# Words -> (module, configuration class, function run(config) -> exit code, what it does).
+COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
+    ("reconstruct",): (
+        "vision3d.cli.reconstruct",
+        "ReconstructArguments",
+        "run",
+        "photos to cameras, points and a report",
+    ),
+    ("match",): ("vision3d.cli.match", "MatchConfig", "run", "match two photos"),
+    ("evaluate", "poses"): (
+        "vision3d.cli.evaluate",
+        "EvaluatePosesConfig",
+        "run_poses",
+        "pose accuracy of a result against a ground-truth scene",
+    ),
+    ("evaluate", "pairs"): (
+        "vision3d.cli.evaluate",
+        "EvaluatePairsConfig",
+        "run_pairs",
+        "matchers on image pairs with ground truth",
+    ),
+    ("bench", "reconstruct"): (
+        "vision3d.bench.reconstruct",
+        "BenchReconstructConfig",
+        "run",
+        "speed of `reconstruct` beside COLMAP's own pipeline",
+    ),
+    ("demo",): ("vision3d.cli.demo", "DemoConfig", "run", "reconstruct two photos with known depth"),
+    ("doctor",): ("vision3d.cli.doctor", "DoctorConfig", "run", "what works on this machine, and what to do"),
+}
+
+
+def _usage(prefix: tuple[str, ...] = ()) -> str:
+    lines = [f"usage: vision3d {' '.join([*prefix, 'COMMAND'])} ... (--help after a command shows its options)", ""]
+    for words, (_, _, _, text) in COMMANDS.items():
+        if words[: len(prefix)] == prefix:
+            lines.append(f"  {' '.join(words):<20} {text}")
+    return "\n".join(lines)
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        print(f"vision3d {__version__}")
+        return 0
+    words = next((w for w in COMMANDS if tuple(argv[: len(w)]) == w), None)
+    if words is None:
+        group = (argv[0],) if any(w[0] == argv[0] for w in COMMANDS) else ()
+        if group and argv[1:2] and argv[1] in ("-h", "--help"):
+            print(_usage(group))
+            return 0
+        wrong = " ".join(argv[: 2 if group else 1])
+        print(f"vision3d: {wrong!r} is not a command\n{_usage(group)}", file=sys.stderr)
+        return 2
+    module_name, config_name, function, text = COMMANDS[words]
+    from vision3d.config import parse
+
+    module = importlib.import_module(module_name)
+    config = parse(getattr(module, config_name), argv[len(words) :], prog=f"vision3d {' '.join(words)}", text=text)
+    return int(getattr(module, function)(config))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0, 1 (the work failed), 2 (wrong use), 130 (interrupted)."""
+    try:
+        return _dispatch(sys.argv[1:] if argv is None else argv)
+    except Vision3DError as error:
+        print(f"vision3d: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of stdout went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"vision3d: error: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print("vision3d: error: out of memory; lower --max-size or the number of photos", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("vision3d: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vision3d.errors import UsageError, Vision3DError
-from vision3d.io.atomic import atomic_directory, atomic_write_json
+from vision3d.io.atomic import atomic_directory, atomic_write_json, recover_leftovers
 
 RUN_FILE = "run.json"
 
@@ -70,6 +70,8 @@ def open_run(path: Path) -> Iterator[RunFolder]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(f"another run works in {path}; wait for it or name another --out") from error
+        recover_leftovers(marker.parent)
+        recover_leftovers(path)
         yield RunFolder(path)
 
 

@@ -1,0 +1,62 @@
+"""The matchers by name; a matcher's module is imported when it is made, so that listing names costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from vision3d.errors import UsageError
+
+if TYPE_CHECKING:
+    from vision3d.matching.base import Matcher
+
+
+def _sift(**options: Any) -> Matcher:
+    from vision3d.matching.classical import Sift
+
+    return Sift(**options)
+
+
+def _aliked_lightglue(**options: Any) -> Matcher:
+    from vision3d.matching.learned_features import AlikedLightGlue
+
+    return AlikedLightGlue(**options)
+
+
+def _disk_lightglue(**options: Any) -> Matcher:
+    from vision3d.matching.learned_features import DiskLightGlue
+
+    return DiskLightGlue(**options)
+
+
+MATCHERS: dict[str, Callable[..., Matcher]] = {
+    "sift": _sift,
+    "aliked-lightglue": _aliked_lightglue,
+    "disk-lightglue": _disk_lightglue,
+}
+
+# Keys of vision3d.weights.WEIGHTS that a matcher loads.
+MATCHER_WEIGHTS: dict[str, tuple[str, ...]] = {
+    "sift": (),
+    "aliked-lightglue": ("aliked-n16", "aliked-lightglue"),
+    "disk-lightglue": ("disk-depth", "disk-lightglue"),
+}
+
+
+def make_matcher(name: str, **options: Any) -> Matcher:
+    """The matcher called `name` (a key of MATCHERS) with its constructor's keyword options.
+
+    UsageError for an unknown name; it lists the known ones. Networks are loaded at first use.
+    """
+    if name not in MATCHERS:
+        raise UsageError(f"no matcher is called {name!r}; known: {', '.join(MATCHERS)}")
+    return MATCHERS[name](**options)
+
+
+def weights_on_disk(name: str) -> bool:
+    """Whether the matcher `name` can run without fetching anything (its weights are on this machine)."""
+    from vision3d.weights import find_weights
+
+    if name not in MATCHER_WEIGHTS:
+        raise UsageError(f"no matcher is called {name!r}; known: {', '.join(MATCHERS)}")
+    return all(find_weights(weights) is not None for weights in MATCHER_WEIGHTS[name])

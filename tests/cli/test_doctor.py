@@ -61,7 +61,7 @@ def test_missing_system_library() -> None:
     error = "ImportError: libX11.so.6: cannot open shared object file: No such file or directory"
     finding = judge("open3d", 1, "", error)
     assert finding.detail == "needs the system's libX11.so.6"
-    assert finding.advice.startswith("apt-get install libgl1 libx11-6")
+    assert finding.advice.startswith("apt-get install libgl1 libegl1 libx11-6")
     assert "opencv-python-headless" in judge("opencv", 1, "", error.replace("libX11.so.6", "libGL.so.1")).advice
     assert "libodd.so.3" in judge("torch", 1, "", error.replace("libX11.so.6", "libodd.so.3")).advice
     assert missing_library("ImportError: cannot import name 'x'") is None

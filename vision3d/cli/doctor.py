@@ -42,7 +42,10 @@ APT = {
     "libstdc++.so.6": "libstdc++6",
 }
 # The loader names one missing library at a time; these wheels need all of theirs.
-APT_TOGETHER = {"open3d": ("libgl1", "libx11-6", "libgomp1", "libusb-1.0-0")}
+APT_TOGETHER = {
+    "open3d": ("libgl1", "libegl1", "libx11-6", "libgomp1", "libidn2-0", "libusb-1.0-0"),
+    "opencv": ("libgl1", "libglib2.0-0", "libxcb1"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

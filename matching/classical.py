@@ -91,7 +91,7 @@ class Sift:
         if not keypoints or descriptors is None:
             return empty_features(image, 128)
         order = np.argsort([-k.response for k in keypoints], kind="stable")[: self.max_keypoints]
-        points = torch.from_numpy(np.asarray(cv2.KeyPoint.convert(keypoints))[order]) + 0.5  # OpenCV: (0, 0) is a pixel's centre
+        points = torch.from_numpy(np.asarray(cv2.KeyPoint.convert(keypoints))[order]) + 0.5  # OpenCV: centres at 0
         sizes = torch.tensor([keypoints[i].size for i in order])
         angles = torch.tensor([keypoints[i].angle for i in order]).deg2rad()
         return Features(

@@ -138,7 +138,7 @@ class LearnedMatcher(ABC):
         keypoints, descriptors, scores = (t.float().cpu().clone() for t in detection)
         return Features(
             keypoints=image.to_original(keypoints),
-            descriptors=descriptors,
+            descriptors=descriptors.half().float(),  # what the store keeps: a resumed run sees the same numbers
             scores=scores,
             scales=torch.full((len(keypoints),), float((image.scale[0] * image.scale[1]) ** 0.5)),
             angles=torch.zeros(len(keypoints)),

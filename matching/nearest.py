@@ -7,6 +7,7 @@ so the int8 product, the float product and the slow twin agree to the last bit.
 from __future__ import annotations
 
 import functools
+from typing import no_type_check
 
 import numba
 import numpy as np
@@ -18,7 +19,8 @@ from vision3d.matching.base import Matches
 
 SCALE = 512
 MAX_VALUE = 127
-BLOCK = 8192  # indices per block: 13 bits beside 18 bits of similarity in an int32
+BLOCK = 8192  # an index takes 13 bits beside 18 bits of similarity in an int32
+BLOCK_INDICES = BLOCK  # descriptors of either photo in a block
 ROWS = 256  # rows per product: 256 x 8192 int32 are 8 MiB, which stay in the cache
 _TOP = SCALE * SCALE - 1
 
@@ -44,9 +46,9 @@ def match_ratio(
         return match_ratio_slow(descriptors0, descriptors1, ratio=ratio, max_distance=max_distance)
     a, b = _operand(descriptors0), _operand(descriptors1)
     rows, columns = _Best(n), _Best(m)
-    for j in range(0, m, BLOCK):
-        for i in range(0, n, BLOCK):
-            row_best, column_best = _sweep_block(a[i : i + BLOCK], b[j : j + BLOCK])
+    for j in range(0, m, BLOCK_INDICES):
+        for i in range(0, n, BLOCK_INDICES):
+            row_best, column_best = _sweep_block(a[i : i + BLOCK_INDICES], b[j : j + BLOCK_INDICES])
             rows.merge(i, row_best, j)
             columns.merge(j, column_best, i)
     index0 = np.arange(n)
@@ -166,10 +168,9 @@ def _sweep_block(a: Tensor, b: Tensor) -> tuple[Int[np.ndarray, "2 n"], Int[np.n
     return row_best, column_best
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _sweep(
-    similarity: np.ndarray, start: int, row_best: np.ndarray, column_best: np.ndarray
-) -> None:  # pragma: no cover (compiled)
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check  # Numba compiles the bare function, not one that the tests' shape checks have wrapped
+def _sweep(similarity, start, row_best, column_best):  # pragma: no cover (compiled)
     """Updates the best two of rows `start`... and of all columns; packing index and value lets LLVM vectorise both."""
     n, m = similarity.shape
     low = np.int32(-1)

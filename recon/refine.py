@@ -8,6 +8,7 @@ residuals outweighs their priors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class RefineConfig:
 
     noise_px: standard deviation that one observation is trusted with when intrinsics are chosen (systematic errors
     make it larger than the residuals look). Priors, as standard deviations: principal_point_share of the longer side,
-    distortion (COLMAP's k), focal_factor: natural logarithm of the focal length, for EXIF values.
+    distortion (COLMAP's k).
     """
 
     loss_scale_px: float = 0.5
@@ -34,6 +35,7 @@ class RefineConfig:
     noise_px: float = 1.0
     principal_point_share: float = 0.01
     distortion: float = 0.1
+    max_iterations: int = 50
     threads: int = 1
 
 
@@ -48,27 +50,25 @@ def refine_model(
         adjusted = pycolmap.Reconstruction(model)
         adjust(adjusted, fixed_cameras, config)
         return adjusted, "given intrinsics" if not free else "camera model as it was"
-    best: tuple[float, str, pycolmap.Reconstruction] | None = None
-    for label, radial, center in (
-        ("focal length", False, False),
-        ("focal length and distortion", True, False),
-        ("focal length and principal point", False, True),
-        ("focal length, distortion and principal point", True, True),
+    best = pycolmap.Reconstruction(model)
+    for camera_id in free:
+        _set_model(best.cameras[camera_id], radial=False)
+    adjust(best, fixed_cameras, config)
+    cost = math.inf if _any_implausible(best, free) else _cost(best, model, free, config)
+    label = "focal length"
+    start = best
+    for radial, center, words in (
+        (True, False, "focal length and distortion"),
+        (False, True, "focal length and principal point"),
+        (True, True, "focal length, distortion and principal point"),
     ):
-        adjusted = pycolmap.Reconstruction(model)
+        other = pycolmap.Reconstruction(start)
         for camera_id in free:
-            _set_model(adjusted.cameras[camera_id], radial)
-        adjust(adjusted, fixed_cameras, config, principal_point=center)
-        if any(_implausible(adjusted.cameras[c]) for c in free):
-            continue
-        cost = _data_cost(adjusted, model, config) + sum(_prior_cost(adjusted.cameras[c], config) for c in free)
-        if best is None or cost < best[0]:
-            best = (cost, label, adjusted)
-    if best is None:
-        adjusted = pycolmap.Reconstruction(model)
-        adjust(adjusted, fixed_cameras, config)
-        return adjusted, "camera model as it was"
-    return best[2], best[1]
+            _set_model(other.cameras[camera_id], radial)
+        adjust(other, fixed_cameras, config, principal_point=center)
+        if not _any_implausible(other, free) and _cost(other, model, free, config) < cost:
+            best, cost, label = other, _cost(other, model, free, config), words
+    return best, label
 
 
 def adjust(
@@ -86,6 +86,8 @@ def adjust(
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = config.loss_scale_px
     options.ceres.solver_options.num_threads = config.threads
+    options.ceres.solver_options.max_num_iterations = config.max_iterations
+    options.ceres.solver_options.function_tolerance = 1e-6
     for _ in range(config.rounds):
         setup = pycolmap.BundleAdjustmentConfig()
         for image_id in model.reg_image_ids():
@@ -116,22 +118,27 @@ def _set_model(camera: pycolmap.Camera, radial: bool) -> None:
 
 
 def _data_cost(model: pycolmap.Reconstruction, before: pycolmap.Reconstruction, config: RefineConfig) -> float:
-    """Cauchy cost in units of noise_px over the observations of `before`; lost ones cost as much as the limit."""
-    errors = [
-        np.array([_error(model, element) for element in point.track.elements]) for point in model.points3D.values()
-    ]
-    squared = np.concatenate(errors) ** 2 if errors else np.zeros(0)
+    """Cauchy cost in units of noise_px over the observations of `before`; lost ones cost as much as the limit.
+
+    Each point counts with its mean error for all its observations.
+    """
+    points = list(model.points3D.values())
+    squared = np.array([point.error for point in points], dtype=np.float64) ** 2
+    lengths = np.array([point.track.length() for point in points], dtype=np.float64)
     scale = config.loss_scale_px**2
-    lost = max(0, before.compute_num_observations() - len(squared))
-    cost = float(np.log1p(squared / scale).sum()) * scale + lost * scale * float(np.log1p(config.max_error_px**2 / scale))
-    return cost / config.noise_px**2
+    lost = max(0.0, before.compute_num_observations() - float(lengths.sum()))
+    kept = float((lengths * np.log1p(squared / scale)).sum())
+    return (kept + lost * float(np.log1p(config.max_error_px**2 / scale))) * scale / config.noise_px**2
 
 
-def _error(model: pycolmap.Reconstruction, element: pycolmap.TrackElement) -> float:
-    image = model.images[element.image_id]
-    observed = image.points2D[element.point2D_idx]
-    projected = image.project_point(model.points3D[observed.point3D_id].xyz)
-    return float(np.linalg.norm(projected - observed.xy)) if projected is not None else 100.0
+def _cost(
+    model: pycolmap.Reconstruction, before: pycolmap.Reconstruction, free: Iterable[int], config: RefineConfig
+) -> float:
+    return _data_cost(model, before, config) + sum(_prior_cost(model.cameras[c], config) for c in free)
+
+
+def _any_implausible(model: pycolmap.Reconstruction, cameras: Iterable[int]) -> bool:
+    return any(_implausible(model.cameras[c]) for c in cameras)
 
 
 def _prior_cost(camera: pycolmap.Camera, config: RefineConfig) -> float:

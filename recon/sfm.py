@@ -1,0 +1,229 @@
+"""Poses of all photos from verified pairs: several ways to map, the model that explains most matches wins.
+
+The first attempt is COLMAP's incremental mapper; a clearly good model ends the search. Otherwise other settings, focal
+lengths, look-alike pairs left out and a direct solver are tried, and a score without ground truth (model_score.py)
+chooses. Pure functions: nothing is read or written but a temporary database.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import pycolmap
+
+from vision3d.core import Camera, CameraPrior, Correspondences, Progress, Scene, silent
+from vision3d.io.colmap import rigid_from_colmap, scene_from_reconstruction
+from vision3d.recon.camera_starts import focal_starts, original_camera, start_cameras, with_focal, working_pairs
+from vision3d.recon.left_out import reasons_left_out
+from vision3d.recon.mapping import MapperSettings, MappingProblem, run_mapper
+from vision3d.recon.model_score import ModelScore, ScoreConfig, model_score
+from vision3d.recon.refine import RefineConfig, adjust, refine_model
+from vision3d.recon.tracks import Pair, TrackConfig, build_tracks
+from vision3d.recon.few_view import TreeConfig, solve_by_tree
+from vision3d.recon.verification import working_scale
+from vision3d.recon.view_graph import VerifiedPair, pruned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SfmConfig:
+    """Settings of estimate_poses.
+
+    focal_starts: focal lengths to try where it is unknown, in longer sides; prune_ratios: inlier ratios below which
+    pairs are left out in later attempts; max_attempts: how many ways are tried at most (None: 40 for up to 20 photos,
+    12 for up to 60, 4 beyond).
+    """
+
+    tracks: TrackConfig = field(default_factory=TrackConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    focal_starts: tuple[float, ...] = (2.4, 0.7)
+    prune_ratios: tuple[float, ...] = (0.5, 0.65, 0.75, 0.85)
+    max_attempts: int | None = None
+    threads: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One way that was tried: registered photos, points, score (see ModelScore.value) and seconds."""
+
+    name: str
+    registered: int
+    points: int
+    score: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SfmResult:
+    """scene: None when no two photos could be placed; left_out: reason per photo without a pose; score of the model
+    before the final adjustment; chosen: name of the winning attempt; intrinsics: which ones were adjusted."""
+
+    scene: Scene | None
+    left_out: Mapping[str, str]
+    attempts: tuple[Attempt, ...]
+    score: ModelScore | None
+    chosen: str | None
+    intrinsics: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    name: str
+    settings: MapperSettings | None  # None: the direct solver
+    pairs: frozenset[Pair] | None = None
+    focal: float | None = None
+
+
+def estimate_poses(
+    priors: Mapping[str, CameraPrior],
+    pairs: Mapping[Pair, VerifiedPair],
+    config: SfmConfig | None = None,
+    progress: Progress = silent,
+) -> SfmResult:
+    """Cameras, points and reasons for photos left out. `pairs` may hold rejected ones: they explain reasons."""
+    config = config or SfmConfig()
+    problem, matches, weights = _problem(priors, pairs, config)
+    attempts: list[Attempt] = []
+    best: tuple[float, pycolmap.Reconstruction, ModelScore, str] | None = None
+    budget = config.max_attempts or _budget(len(priors))
+    progress("poses", 0, budget)
+    for number, way in enumerate(_ways(problem, pairs, priors, matches, config)):
+        if number >= budget or not matches:
+            break
+        started = time.perf_counter()
+        for model in _run(way, problem, pairs, config):
+            score = _score(model, problem, matches, weights, config)
+            if best is None or score.value > best[0]:
+                best = (score.value, model, score, way.name)
+            seconds = time.perf_counter() - started
+            attempts.append(Attempt(way.name, score.registered, model.num_points3D(), score.value, seconds))
+        progress("poses", number + 1, budget)
+        if best is not None and best[2].good(config.score):
+            break
+    progress("poses", budget, budget)
+    if best is None:
+        return SfmResult(None, reasons_left_out(priors, pairs, frozenset()), tuple(attempts), None, None, None)
+    refine = replace(config.refine, threads=config.threads)
+    model, words = refine_model(best[1], _fixed_ids(problem), refine)
+    registered = frozenset(model.images[i].name for i in model.reg_image_ids())
+    left_out = reasons_left_out(priors, pairs, registered)
+    return SfmResult(original_scene(model, priors), left_out, tuple(attempts), best[2], best[3], words)
+
+
+def original_scene(model: pycolmap.Reconstruction, priors: Mapping[str, CameraPrior]) -> Scene:
+    """A model in working px as a Scene in px of the original photos."""
+    scene = scene_from_reconstruction(model)
+    sizes = {posed.camera_id: priors[name].camera for name, posed in scene.images.items()}
+    cameras = {i: original_camera(camera, sizes[i]) for i, camera in scene.cameras.items() if i in sizes}
+    scales = [working_scale(priors[n].camera.width, priors[n].camera.height) for n in scene.tracks.images]
+    factor = scene.tracks.xy.new_tensor(scales)[scene.tracks.image] if scales else scene.tracks.xy.new_zeros(0)
+    tracks = replace(scene.tracks, xy=scene.tracks.xy * factor[:, None])
+    mean = sum(scales) / len(scales) if scales else 1.0
+    return replace(scene, cameras=cameras, tracks=tracks, errors=scene.errors * mean)
+
+
+def _problem(
+    priors: Mapping[str, CameraPrior], pairs: Mapping[Pair, VerifiedPair], config: SfmConfig
+) -> tuple[MappingProblem, dict[Pair, Correspondences], dict[Pair, float]]:
+    accepted = {pair: p for pair, p in sorted(pairs.items()) if p.accepted}
+    matches = working_pairs(priors, {pair: p.matches for pair, p in accepted.items()})
+    names = sorted({name for pair in accepted for name in pair})
+    graph = build_tracks(names, matches, config.tracks)
+    used = {name: priors[name] for name in names}
+    problem = MappingProblem(
+        cameras=start_cameras(used),
+        group_of={name: prior.group for name, prior in used.items()},
+        fixed=frozenset(p.group for p in used.values() if p.source == "given"),
+        prior_focal=frozenset(p.group for p in used.values() if p.source != "guess"),
+        graph=graph,
+        geometry={pair: p.geometry for pair, p in accepted.items()},
+    )
+    return problem, matches, {pair: p.inlier_ratio**2 for pair, p in accepted.items()}
+
+
+def _ways(
+    problem: MappingProblem,
+    pairs: Mapping[Pair, VerifiedPair],
+    priors: Mapping[str, CameraPrior],
+    matches: Mapping[Pair, Correspondences],
+    config: SfmConfig,
+) -> Iterator[_Way]:
+    """Attempts in the order of their chance of success; evaluated lazily, so that easy sets pay for one only."""
+    few = len(problem.names) <= 3
+    base = MapperSettings(threads=config.threads, seed=config.seed, two_view_tracks=few)
+    yield _Way("incremental", base)
+    yield _Way("incremental, tracks of " + ("three" if few else "two"), replace(base, two_view_tracks=not few))
+    starts: list[float | None] = [None]
+    if any(prior.source == "guess" for prior in priors.values()):
+        starts += focal_starts(problem, matches, config.focal_starts)
+    for focal in starts[1:]:
+        yield _Way(f"incremental, focal {focal:.2f}", replace(base, two_view_tracks=True), None, focal)
+    subsets: list[frozenset[Pair]] = [frozenset(pair for pair, p in pairs.items() if p.accepted)]
+    for focal in starts:
+        suffix = "" if focal is None else f", focal {focal:.2f}"
+        yield _Way("tree" + suffix, None, None, focal)
+    for ratio in config.prune_ratios:
+        subset = pruned(pairs, ratio)
+        if subset in subsets:
+            continue
+        subsets.append(subset)
+        for focal in starts:
+            suffix = f", pairs over {ratio:.2f}" + ("" if focal is None else f", focal {focal:.2f}")
+            yield _Way("incremental" + suffix, replace(base, two_view_tracks=True), subset, focal)
+            yield _Way("tree" + suffix, None, subset, focal)
+    yield _Way("global", replace(base, method="global", two_view_tracks=True))
+
+
+def _run(
+    way: _Way, problem: MappingProblem, pairs: Mapping[Pair, VerifiedPair], config: SfmConfig
+) -> list[pycolmap.Reconstruction]:
+    started = problem if way.focal is None else with_focal(problem, way.focal)
+    if way.settings is None:
+        solved = solve_by_tree(started, pairs, way.pairs, config.tree, config.seed)
+        models = [solved] if solved is not None else []
+    else:
+        models = run_mapper(started, way.settings, way.pairs)
+    quick = replace(config.refine, rounds=1, threads=config.threads)
+    for model in models:
+        adjust(model, _fixed_ids(problem), quick)
+    return [m for m in models if m.num_points3D() > 0]
+
+
+def _score(
+    model: pycolmap.Reconstruction,
+    problem: MappingProblem,
+    matches: Mapping[Pair, Correspondences],
+    weights: Mapping[Pair, float],
+    config: SfmConfig,
+) -> ModelScore:
+    images = [model.images[i] for i in model.reg_image_ids()]
+    poses = {image.name: rigid_from_colmap(image.cam_from_world()) for image in images}
+    cameras = {
+        image.name: Camera.from_colmap(
+            image.camera.model.name, image.camera.width, image.camera.height, tuple(map(float, image.camera.params))
+        )
+        for image in images
+    }
+    return model_score(
+        poses,
+        cameras,
+        matches,
+        weights,
+        len(problem.names),
+        float(model.compute_mean_reprojection_error()),
+        min(image.num_points3D for image in images),
+        config.score,
+    )
+
+
+def _fixed_ids(problem: MappingProblem) -> frozenset[int]:
+    """COLMAP ids (they count from 1 in the order of groups) of cameras whose intrinsics are given."""
+    return frozenset(i + 1 for i, group in enumerate(sorted(problem.cameras)) if group in problem.fixed)
+
+
+def _budget(photos: int) -> int:
+    return 40 if photos <= 20 else 12 if photos <= 60 else 4

@@ -15,7 +15,7 @@ import torch
 
 from vision3d.core import Correspondences, Progress, silent
 from vision3d.data.photos import load_photo
-from vision3d.eval.pair_truth import PairTruth
+from vision3d.eval.pair_sets import BenchmarkPair
 from vision3d.io.atomic import atomic_file
 from vision3d.matching.base import Matcher
 
@@ -31,7 +31,11 @@ class SavedMatches:
 
 
 def save_matches(
-    pairs: Sequence[PairTruth], matcher: Matcher, folder: Path, max_size: int | None = None, progress: Progress = silent
+    pairs: Sequence[BenchmarkPair],
+    matcher: Matcher,
+    folder: Path,
+    max_size: int | None = None,
+    progress: Progress = silent,
 ) -> None:
     """Matches every pair into folder/NAME.npz; files that fit the photos and the matcher's settings are kept.
 
@@ -44,7 +48,7 @@ def save_matches(
         key = _key(pair, matcher, size)
         if _saved_key(path) == key:
             continue
-        image0, image1 = load_photo(pair.photo0, size), load_photo(pair.photo1, size)
+        image0, image1 = load_photo(pair.path0, size), load_photo(pair.path1, size)
         start = time.perf_counter()
         matches = matcher.match(image0, image1)
         seconds = time.perf_counter() - start
@@ -62,7 +66,7 @@ def save_matches(
     progress(matcher.name, len(pairs), len(pairs))
 
 
-def load_matches(folder: Path, pair: PairTruth) -> SavedMatches:
+def load_matches(folder: Path, pair: BenchmarkPair) -> SavedMatches:
     """The saved matches of a pair."""
     with np.load(matches_path(folder, pair), allow_pickle=False) as data:
         points0, points1, scores = (
@@ -73,13 +77,13 @@ def load_matches(folder: Path, pair: PairTruth) -> SavedMatches:
         return SavedMatches(matches, (width0, height0), (width1, height1), float(data["seconds"]))
 
 
-def matches_path(folder: Path, pair: PairTruth) -> Path:
+def matches_path(folder: Path, pair: BenchmarkPair) -> Path:
     """Where the matches of a pair are saved."""
     return folder / f"{pair.name}.npz"
 
 
-def _key(pair: PairTruth, matcher: Matcher, max_size: int) -> str:
-    photos = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (pair.photo0, pair.photo1)]
+def _key(pair: BenchmarkPair, matcher: Matcher, max_size: int) -> str:
+    photos = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (pair.path0, pair.path1)]
     content = {"photos": photos, "matcher": matcher.name, "settings": matcher.settings, "max_size": max_size}
     return json.dumps(content, sort_keys=True)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from vision3d.core import Progress, silent
 from vision3d.errors import UsageError
 from vision3d.eval.pair_matches import load_matches, save_matches
-from vision3d.eval.pair_truth import find_pairs, motorcycle_pair
+from vision3d.eval.pair_sets import find_pairs, motorcycle_pair
 from vision3d.eval.pairs import PairProtocol, PairResult, evaluate_pair, published_auc, summarize
 from vision3d.eval.tables import Table
 from vision3d.io.atomic import atomic_write_json

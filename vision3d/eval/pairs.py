@@ -6,15 +6,16 @@ No image is resized for the metrics: matches are px of the original photos, what
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vision3d.data.pairs import HomographyTruth, PointsTruth, PoseTruth
 from vision3d.eval.auc import auc_exact, auc_trapezoid, recall
 from vision3d.eval.estimators import ESTIMATORS, Estimator
 from vision3d.eval.pair_matches import SavedMatches
-from vision3d.eval.pair_truth import Kind, PairTruth
+from vision3d.eval.pair_sets import BenchmarkPair, DisparityTruth, Kind
 from vision3d.eval.tables import Cell, Table
 from vision3d.eval.two_view import disparity_errors, transfer_error, two_view_pose_error_deg
 from vision3d.geometry.epipolar import symmetric_epipolar_distance
@@ -52,7 +53,7 @@ class PairProtocol:
             return (
                 f"Mean distance of the four corners of photo 0, mapped to photo 1 by the estimated and the true "
                 f"homography, in px of photo 1 scaled to a shorter side of {HPATCHES_SIDE_PX} (HPatches); points, "
-                f"where there are any: mean distance at the hand-annotated points, same px. Inlier threshold "
+                f"where the plane fills a part of the photo: the same at annotated points on it. Inlier threshold "
                 f"{self.homography_px:g} px of that scale; {seeds}. {auc}. median: over pairs and seeds."
             )
         if kind == "epipolar":
@@ -82,7 +83,7 @@ class PairResult:
     (px); points: errors at annotated points, px, all seeds in a row; estimator None for stereo.
     """
 
-    pair: PairTruth
+    pair: BenchmarkPair
     matcher: str
     estimator: str | None
     matches: int
@@ -107,69 +108,69 @@ class PairResult:
         }
 
 
-def evaluate_pair(pair: PairTruth, saved: SavedMatches, matcher: str, protocol: PairProtocol) -> list[PairResult]:
+def evaluate_pair(pair: BenchmarkPair, saved: SavedMatches, matcher: str, protocol: PairProtocol) -> list[PairResult]:
     """Errors of saved matches on one pair, per estimator."""
 
     def result(estimator: str | None, error: np.ndarray, points: np.ndarray) -> PairResult:
         return PairResult(pair, matcher, estimator, len(saved.matches), saved.seconds, error, points)
 
-    if pair.kind == "stereo":
-        assert pair.disparity is not None
-        errors = disparity_errors(saved.matches.points0, saved.matches.points1, pair.disparity)
+    if isinstance(pair.truth, DisparityTruth):
+        errors = disparity_errors(saved.matches.points0, saved.matches.points1, pair.truth.disparity)
         return [result(None, errors.numpy(), np.zeros(0))]
     results = []
     for name in protocol.estimators:
-        runs = [_MEASURE[pair.kind](pair, saved, ESTIMATORS[name], protocol, s) for s in range(protocol.seeds)]
+        runs = [_measure(pair, saved, ESTIMATORS[name], protocol, seed) for seed in range(protocol.seeds)]
         error = np.array([run[0] for run in runs])
         results.append(result(name, error, np.concatenate([run[1] for run in runs])))
     return results
 
 
-def _homography(
-    pair: PairTruth, saved: SavedMatches, estimator: Estimator, protocol: PairProtocol, seed: int
+def _measure(
+    pair: BenchmarkPair, saved: SavedMatches, estimator: Estimator, protocol: PairProtocol, seed: int
 ) -> tuple[float, np.ndarray]:
-    assert pair.homography is not None
+    """The pair's error, and the errors at annotated points, if any; inf where there is no estimate."""
+    if isinstance(pair.truth, HomographyTruth):
+        return _homography(pair.truth, pair.on_plane, saved, estimator, protocol.homography_px, seed)
+    if isinstance(pair.truth, PointsTruth):
+        return _epipolar(pair.truth, saved, estimator, protocol.epipolar_px, seed)
+    assert isinstance(pair.truth, PoseTruth)
+    return _pose(pair.truth, saved, estimator, protocol.pose_px, seed), np.zeros(0)
+
+
+def _homography(
+    truth: HomographyTruth,
+    on_plane: PointsTruth | None,
+    saved: SavedMatches,
+    estimator: Estimator,
+    threshold_px: float,
+    seed: int,
+) -> tuple[float, np.ndarray]:
     scale = min(saved.size1) / HPATCHES_SIDE_PX
-    matches = saved.matches
-    estimate = estimator.homography(matches.points0, matches.points1, protocol.homography_px * scale, seed)
-    error = np.inf if estimate is None else float(corner_error(estimate, pair.homography, saved.size0)) / scale
-    if pair.points0 is None or pair.points1 is None:
+    estimate = estimator.homography(saved.matches.points0, saved.matches.points1, threshold_px * scale, seed)
+    if estimate is None:
+        return np.inf, np.full(0 if on_plane is None else 1, np.inf)
+    error = float(corner_error(estimate, truth.h_1_from_0, saved.size0)) / scale
+    if on_plane is None:
         return error, np.zeros(0)
-    at_points = np.inf if estimate is None else transfer_error(estimate, pair.points0, pair.points1) / scale
-    return error, np.array([at_points])
+    return error, np.array([transfer_error(estimate, on_plane.points0, on_plane.points1) / scale])
 
 
 def _epipolar(
-    pair: PairTruth, saved: SavedMatches, estimator: Estimator, protocol: PairProtocol, seed: int
+    truth: PointsTruth, saved: SavedMatches, estimator: Estimator, threshold_px: float, seed: int
 ) -> tuple[float, np.ndarray]:
-    assert pair.points0 is not None
-    assert pair.points1 is not None
-    matches = saved.matches
-    estimate = estimator.fundamental(matches.points0, matches.points1, protocol.epipolar_px, seed)
+    estimate = estimator.fundamental(saved.matches.points0, saved.matches.points1, threshold_px, seed)
     if estimate is None:
-        return np.inf, np.full(len(pair.points0), np.inf)
-    errors = symmetric_epipolar_distance(pair.points0, pair.points1, estimate).numpy()
+        return np.inf, np.full(len(truth.points0), np.inf)
+    errors = symmetric_epipolar_distance(truth.points0, truth.points1, estimate).numpy()
     errors = np.where(np.isfinite(errors), errors, np.inf)  # at the epipole there is no line
     return float(errors.mean()), errors
 
 
-def _pose(
-    pair: PairTruth, saved: SavedMatches, estimator: Estimator, protocol: PairProtocol, seed: int
-) -> tuple[float, np.ndarray]:
-    assert pair.k0 is not None
-    assert pair.k1 is not None
-    assert pair.cam1_from_cam0 is not None
-    matches = saved.matches
-    estimate = estimator.relative_pose(matches.points0, matches.points1, pair.k0, pair.k1, protocol.pose_px, seed)
-    error = np.inf if estimate is None else two_view_pose_error_deg(estimate, pair.cam1_from_cam0)
-    return error, np.zeros(0)
+def _pose(truth: PoseTruth, saved: SavedMatches, estimator: Estimator, threshold_px: float, seed: int) -> float:
+    k0, k1 = truth.camera0.matrix(), truth.camera1.matrix()
+    estimate = estimator.relative_pose(saved.matches.points0, saved.matches.points1, k0, k1, threshold_px, seed)
+    return np.inf if estimate is None else two_view_pose_error_deg(estimate, truth.cam1_from_cam0)
 
-
-_MEASURE: Mapping[Kind, Callable[[PairTruth, SavedMatches, Estimator, PairProtocol, int], tuple[float, np.ndarray]]] = {
-    "homography": _homography,
-    "epipolar": _epipolar,
-    "pose": _pose,
-}
 
 # kind -> (AUC thresholds, their unit)
 _AUC: dict[Kind, tuple[tuple[int, ...], str]] = {

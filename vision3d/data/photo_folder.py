@@ -65,7 +65,10 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def scan_folder(
-    folder: str | Path, masks: str | Path | None = None, progress: Callable[[int, int], None] | None = None
+    folder: str | Path,
+    masks: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    exclude: str | Path | None = None,
 ) -> tuple[list[PhotoInfo], list[SkippedPhoto]]:
     """The photos of a folder and its subfolders in natural order, and the files left out with the reason.
 
@@ -77,13 +80,14 @@ def scan_folder(
         folder: where the photos are.
         masks: folder with a mask for some or all photos, see `find_mask`.
         progress: called with (photos checked, photos in all).
+        exclude: a folder whose files are not photos to read, such as one that results are written to.
 
     Raises:
         UsageError: the folder (or masks) is missing, is a file or cannot be read, or holds no photo at all.
     """
     root = _existing_folder(folder, "folder of photos")
     mask_root = None if masks is None else _existing_folder(masks, "folder of masks")
-    files, skipped = _list_files(root, mask_root)
+    files, skipped = _list_files(root, mask_root, None if exclude is None else Path(exclude).resolve())
     found: list[PhotoInfo] = []
     first_of: dict[str, str] = {}
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -147,13 +151,16 @@ def _existing_folder(folder: str | Path, what: str) -> Path:
     return path
 
 
-def _list_files(root: Path, mask_root: Path | None) -> tuple[list[str], list[SkippedPhoto]]:
+def _list_files(root: Path, mask_root: Path | None, exclude: Path | None) -> tuple[list[str], list[SkippedPhoto]]:
     names: list[str] = []
     skipped: list[SkippedPhoto] = []
     mask_folder = None if mask_root is None else mask_root.resolve()
     for parent, folders, files in os.walk(root):
         below = Path(parent).relative_to(root)
         for sub in list(folders):
+            if (Path(parent) / sub).resolve() == exclude:
+                folders.remove(sub)
+                continue
             is_masks = (Path(parent) / sub).resolve() == mask_folder
             if not is_masks and sub.lower() == "masks":
                 skipped.append(SkippedPhoto((below / sub).as_posix(), "a folder of masks, not of photos"))

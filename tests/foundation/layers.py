@@ -24,8 +24,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # Within a level, only these may know each other.
 SIBLINGS = frozenset({("io", "config"), ("io", "weights"), ("weights", "io"), ("weights", "config")})
 
-# recon works with any matcher: it sees the protocols, the dict of matchers and the store, never one matcher.
-RECON_MAY_IMPORT = ("vision3d.matching.base", "vision3d.matching.catalogue", "vision3d.matching.store")
+# recon works with any matcher: it sees the protocols, the dict of matchers, and what takes any matcher.
+RECON_MAY_IMPORT = tuple(f"vision3d.matching.{name}" for name in ("base", "catalogue", "store", "turns"))
 
 # The bottom must stay importable without them: `vision3d --help` and `vision3d doctor` answer on a broken install.
 LIGHT = ("vision3d.errors", "vision3d.config", "vision3d.cli.main", "vision3d.cli.doctor")

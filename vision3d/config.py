@@ -30,7 +30,11 @@ def dump_config(config: object) -> str:
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise TypeError(f"expected a dataclass instance, got {type(config).__name__}")
     values = TypeAdapter(type(config)).dump_python(config, mode="json")
-    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120))
+    text = str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120))
+    if yaml.safe_load(text) == values:
+        return text
+    # Some line breaks of Unicode do not survive unescaped.
+    return str(yaml.safe_dump(values, sort_keys=False, width=120))
 
 
 def parse(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vision3d.errors import UsageError, Vision3DError
-from vision3d.io.atomic import atomic_directory, atomic_write_json, recover_leftovers
+from vision3d.io.atomic import atomic_directory, recover_leftovers
 
 RUN_FILE = "run.json"
 
@@ -78,8 +78,3 @@ def open_run(path: Path) -> Iterator[RunFolder]:
 def _empty_stages(entry: Path) -> bool:
     """What a run leaves that was killed while it made its folder."""
     return entry.name == "stages" and entry.is_dir() and not any(entry.iterdir())
-
-
-def write_run_file(folder: RunFolder, content: dict[str, object]) -> None:
-    """Writes run.json: what was run on what, with which settings and versions, and what came out."""
-    atomic_write_json(folder.path / RUN_FILE, content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -64,3 +65,14 @@ def read_verified(path: Path) -> dict[Pair, VerifiedPair]:
         )
         result[str(name0), str(name1)] = VerifiedPair(matches, geometry, int(data["putative"][i]))
     return result
+
+
+def fingerprint(pairs: Mapping[Pair, VerifiedPair]) -> str:
+    """A hash of the matches of all pairs."""
+    digest = hashlib.sha256()
+    for pair in sorted(pairs):
+        found = pairs[pair]
+        digest.update(f"{pair!r} {found.geometry.kind} {found.putative}".encode())
+        for tensor in (found.matches.points0, found.matches.points1, found.matches.scores):
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

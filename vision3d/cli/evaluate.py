@@ -33,8 +33,8 @@ class EvaluatePairsConfig:
     """Folder with pairs and their ground truth (gt.json, homographies.json or HPatches sequences), searched deeply."""
     out: Path
     """Folder for the matches (one npz per pair, reused on a re-run) and report.json."""
-    matchers: tuple[str, ...] = ("sift", "aliked-lightglue", "disk-lightglue", "xfeat", "xfeat-semidense")
-    """Names of matchers."""
+    matchers: tuple[str, ...] = ()
+    """Names of matchers (default: all whose weights are on this machine)."""
     max_size: int | None = None
     """Longer side in px at which photos are matched (default: each matcher's own)."""
     estimators: tuple[str, ...] = ("poselib", "opencv-magsac")
@@ -78,6 +78,7 @@ def run_pairs(config: EvaluatePairsConfig) -> int:
     from vision3d.eval.pair_report import evaluate_pairs
     from vision3d.eval.pairs import PairProtocol
     from vision3d.eval.tables import print_tables
+    from vision3d.matching.catalogue import MATCHERS, weights_on_disk
 
     if config.json and config.markdown:
         raise UsageError("choose one of --json and --markdown")
@@ -91,11 +92,12 @@ def run_pairs(config: EvaluatePairsConfig) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+    matchers = config.matchers or tuple(name for name in MATCHERS if weights_on_disk(name))
     with progress_bars() as progress:
         report = evaluate_pairs(
             config.data,
             config.out,
-            config.matchers,
+            matchers,
             protocol,
             max_size=config.max_size,
             stereo=config.stereo,

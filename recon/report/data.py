@@ -1,0 +1,119 @@
+"""What a report shows: filled by the pipeline, read by the sections of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vision3d.core import Scene
+
+Rgb = UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoRow:
+    """One photo that was found, registered or not.
+
+    size: (width, height) px of the upright original, None if it could not be read. thumbnail: RGB of any size, or a
+    function that makes it, called once (shrunk for the page; hand in about 640 px). reason: why it was left out.
+    focal_source: where focal_px comes from, e.g. "given", "exif", "estimated". turn_deg: clockwise turn that was
+    applied for matching. observations and mean_error_px are taken from the scene where they are None.
+    """
+
+    name: str
+    size: tuple[int, int] | None = None
+    thumbnail: Rgb | Callable[[], Rgb] | None = None
+    registered: bool = False
+    reason: str = ""
+    focal_px: float | None = None
+    focal_source: str = ""
+    turn_deg: int = 0
+    keypoints: int | None = None
+    observations: int | None = None
+    mean_error_px: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnPair:
+    """A verified pair to draw: points0[i] matches points1[i], in px of rgb0 and rgb1 (about 800 px is enough).
+
+    kind: what the pair is an example of, e.g. "strongest", "weakest". count: verified matches of the pair, where more
+    than the points handed in.
+    """
+
+    name0: str
+    name1: str
+    rgb0: Rgb
+    rgb1: Rgb
+    points0: Float[np.ndarray, "n 2"]
+    points1: Float[np.ndarray, "n 2"]
+    kind: str = ""
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One way to reconstruct that was tried; the scene comes from the one with chosen=True."""
+
+    name: str
+    chosen: bool = False
+    registered: int | None = None
+    points: int | None = None
+    mean_error_px: float | None = None
+    score: float | None = None
+    seconds: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """Everything on the page.
+
+    scene: None if nothing was registered. pair_inliers: verified matches by the names of two photos, in either order.
+    timings: seconds by stage, in the order they ran. settings: plain JSON values, nested as they like. versions,
+    machine: label to text. warnings: sentences, the most important first.
+    """
+
+    title: str
+    scene: Scene | None
+    photos: Sequence[PhotoRow]
+    pair_inliers: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    drawn_pairs: Sequence[DrawnPair] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    attempts: Sequence[Attempt] = ()
+    warnings: Sequence[str] = ()
+
+    def verdict(self) -> str:
+        """The result in one line, e.g. "11 of 11 photos registered, 8,412 points, mean reprojection error 0.61 px"."""
+        registered = sum(row.registered for row in self.photos)
+        parts = [f"{registered} of {len(self.photos)} {'photo' if len(self.photos) == 1 else 'photos'} registered"]
+        if self.scene is not None:
+            count = len(self.scene.points)
+            parts.append(f"{count:,} {'point' if count == 1 else 'points'}")
+            errors = self.scene.errors[self.scene.errors.isfinite()]
+            if len(errors):
+                parts.append(f"mean reprojection error {float(errors.mean()):.2f} px")
+        if self.timings:
+            parts.append(duration(sum(self.timings.values())))
+        return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "0.4 s", "23 s", "4 min 05 s", "2 h 03 min"."""
+    if not np.isfinite(seconds):
+        return "–"
+    if seconds < 9.95:
+        return f"{max(seconds, 0):.1f} s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -78,11 +78,11 @@ def test_disagreement_and_limit_fail(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_peak_memory_is_what_the_call_adds() -> None:
     keep = np.ones(30_000_000)  # 240 MB held before the call do not count
-    _, peak, result = timed(lambda: float(np.ones(25_000_000).sum()))
-    assert result == 25_000_000
+    done = timed(lambda: float(np.ones(25_000_000).sum()))
+    assert done.result == 25_000_000
     assert keep.size == 30_000_000
-    if not math.isnan(peak):
-        assert 180 < peak < 260  # 200 MB
+    if not math.isnan(done.peak_mb):
+        assert 180 < done.peak_mb < 260  # 200 MB
 
 
 def test_a_fresh_process_for_every_call() -> None:

@@ -2,7 +2,8 @@
 
 A contender is prepared untimed (imports, input), then called. Light cases run in this process, with one untimed call
 first. Cases with `isolate` run every call in a fresh process, so that neither finds the other's memory, threads or
-caches; then a contender must be picklable. peak_mb is what the resident memory grew by during the call, at most.
+caches; then a contender must be picklable. peak_mb is what the resident memory grew by during the call, at most. On a
+machine that is busy with something else, compare the CPU seconds that are printed beside the wall time.
 """
 
 from __future__ import annotations
@@ -48,11 +49,22 @@ class Case:
     isolate: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One timed call: wall time, CPU time of all threads, peak growth of the resident memory in MB (NaN: unknown)."""
+
+    seconds: float
+    cpu_s: float
+    peak_mb: float
+    result: Any
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What one contender took over all calls; result is its last. NaN throughout where it is missing or failed."""
+    """What one contender took: medians, the highest peak, its last result. NaN where it is missing or failed."""
 
     median_s: float = math.nan
+    cpu_s: float = math.nan
     peak_mb: float = math.nan
     result: Any = None
     note: str = ""
@@ -81,7 +93,7 @@ def measure(case: Case, repeats: int = 5, environment: Mapping[str, str] | None 
     """
     contenders: dict[str, Prepare] = {"ours": case.ours}
     contenders |= {name: prepare for name, prepare in case.peers.items() if prepare is not None}
-    runs: dict[str, list[tuple[float, float, Any]]] = {name: [] for name in contenders}
+    runs: dict[str, list[Run]] = {name: [] for name in contenders}
     failed: dict[str, str] = {}
     ready = {} if case.isolate else {name: prepare() for name, prepare in contenders.items()}
     for call in ready.values():
@@ -114,8 +126,8 @@ def measure(case: Case, repeats: int = 5, environment: Mapping[str, str] | None 
     return Row(case=case, ours=ours, peers=peers, differences=differences)
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Seconds, peak growth of the resident memory in MB (NaN where the system does not tell), and the result."""
+def timed(call: Callable[[], Any]) -> Run:
+    """Calls it once."""
     gc.collect()
     _give_back_free_memory()
     try:
@@ -123,11 +135,11 @@ def timed(call: Callable[[], Any]) -> tuple[float, float, Any]:
         before = _status_kb("VmRSS")
     except OSError:
         before = math.nan
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), _cpu_seconds()
     result = call()
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, _cpu_seconds() - start_cpu
     peak = (_status_kb("VmHWM") - before) / 1000 if not math.isnan(before) else math.nan
-    return seconds, peak, result
+    return Run(seconds, cpu, peak, result)
 
 
 def as_json(bench: str, rows: list[Row]) -> str:
@@ -197,20 +209,21 @@ def _lines(row: Row) -> list[str]:
 
 def _shown(figures: Figures) -> str:
     note = f"; {figures.note}" if figures.note else ""
-    return f"{figures.median_s:9.3f} s {figures.peak_mb:8.0f} MB{note}"
+    return f"{figures.median_s:9.3f} s (CPU {figures.cpu_s:.3f} s) {figures.peak_mb:6.0f} MB{note}"
 
 
-def _figures(runs: list[tuple[float, float, Any]], case: Case) -> Figures:
-    result = runs[-1][2]
+def _figures(runs: list[Run], case: Case) -> Figures:
+    result = runs[-1].result
     return Figures(
-        median_s=statistics.median(seconds for seconds, _, _ in runs),
-        peak_mb=max(peak for _, peak, _ in runs),
+        median_s=statistics.median(run.seconds for run in runs),
+        cpu_s=statistics.median(run.cpu_s for run in runs),
+        peak_mb=max(run.peak_mb for run in runs),
         result=result,
         note=case.describe(result) if case.describe else "",
     )
 
 
-def _isolated(prepare: Prepare, environment: Mapping[str, str]) -> tuple[float, float, Any]:
+def _isolated(prepare: Prepare, environment: Mapping[str, str]) -> Run:
     """One timed call in a fresh process; Vision3DError with the reason if it raises or dies."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -230,8 +243,8 @@ def _isolated(prepare: Prepare, environment: Mapping[str, str]) -> tuple[float, 
     process.join()
     if isinstance(outcome, str):
         raise Vision3DError(outcome)
-    seconds, peak, result = outcome
-    return seconds, peak, result
+    assert isinstance(outcome, Run)
+    return outcome
 
 
 def _child(connection: Connection, prepare: Prepare, environment: dict[str, str]) -> None:
@@ -240,6 +253,12 @@ def _child(connection: Connection, prepare: Prepare, environment: dict[str, str]
         connection.send(timed(prepare()))
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
+
+
+def _cpu_seconds() -> float:
+    """User and system time of this process and its finished children."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _status_kb(key: str) -> float:

@@ -62,7 +62,7 @@ def run(config: BenchReconstructConfig) -> int:
     environment = {"OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     peer = partial(prepare_colmap, config.photos, config.max_size, config.threads)
     case = Case(
-        name=f"{config.photos.resolve().name} at {config.max_size} px",
+        name=f"{'/'.join(config.photos.resolve().parts[-2:])} at {config.max_size} px",
         ours=partial(prepare_ours, config.photos, config.max_size, config.threads, config.matcher),
         peers={"pycolmap": peer if importlib.util.find_spec("pycolmap") else None},
         difference=rotation_difference_deg,
@@ -86,8 +86,10 @@ def prepare_ours(photos: Path, max_size: int, threads: int, matcher: str) -> Cal
         with tempfile.TemporaryDirectory(prefix="vision3d-bench-") as out:
             config = ReconstructConfig(photos=photos, out=Path(out) / "out", max_size=max_size, matcher=matcher)
             result = reconstruct(config)
+        if result.scene is None:
+            raise Vision3DError("no model was found")
         rotations = {name: image.cam_from_world.rotation.tolist() for name, image in result.scene.images.items()}
-        return Registered(rotations, len(result.scene.points), {})
+        return Registered(rotations, len(result.scene.points), dict(result.timings))
 
     return call
 

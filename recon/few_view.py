@@ -40,7 +40,7 @@ class TreeConfig:
     votes: int = 96
     max_error_px: float = 3.0
     min_angle_deg: float = 1.0
-    min_support: int = 12
+    min_support: int = 4
 
 
 @dataclass(slots=True)
@@ -56,14 +56,13 @@ class _State:
 def solve_by_tree(
     problem: MappingProblem,
     pairs: Mapping[Pair, VerifiedPair],
-    allowed: frozenset[Pair] | None,
     config: TreeConfig,
     seed: int = 0,
 ) -> pycolmap.Reconstruction | None:
-    """A model in working px, or None when no start pair works. `allowed` restricts the pairs."""
+    """A model in working px, or None when no start pair works."""
     if len(problem.names) > config.max_photos:
         return None
-    relative = _relative_poses(problem, pairs, allowed, seed)
+    relative = _relative_poses(problem, pairs, seed)
     starts = sorted(relative, key=lambda pair: (-_start_value(problem, relative, pair), pair))
     if len(starts) <= config.start or _start_value(problem, relative, starts[config.start]) <= 0:
         return None
@@ -81,13 +80,32 @@ def solve_by_tree(
     return model
 
 
+def rebuild(
+    problem: MappingProblem, model: pycolmap.Reconstruction, config: TreeConfig
+) -> pycolmap.Reconstruction | None:
+    """The model with its points triangulated anew from the problem's tracks, and adjusted; None if few points fit.
+
+    For a problem whose tracks come from the pairs that the model explains, this drops what wrong pairs bent.
+    """
+    groups = sorted(problem.cameras)
+    poses: dict[str, Pose] = {}
+    for image_id in model.reg_image_ids():
+        matrix = np.array(model.images[image_id].cam_from_world().matrix())
+        poses[model.images[image_id].name] = (matrix[:, :3], matrix[:, 3])
+    cameras = {groups[i - 1]: camera_from_colmap(camera) for i, camera in model.cameras.items()}
+    state = _State(poses, {**problem.cameras, **cameras}, *_none(problem))
+    observations = Observations.of(problem)
+    first = _adjusted(problem, observations, state, config)
+    return None if first is None else _adjusted(problem, observations, state, config)
+
+
 def _relative_poses(
-    problem: MappingProblem, pairs: Mapping[Pair, VerifiedPair], allowed: frozenset[Pair] | None, seed: int
+    problem: MappingProblem, pairs: Mapping[Pair, VerifiedPair], seed: int
 ) -> dict[Pair, tuple[np.ndarray, np.ndarray, float]]:
     """R, t (length 1) of cam1_from_cam0 and a confidence per pair, under the cameras that the problem starts from."""
     out: dict[Pair, tuple[np.ndarray, np.ndarray, float]] = {}
     for pair, index in sorted(problem.graph.matches.items()):
-        if len(index) < 8 or (allowed is not None and pair not in allowed):
+        if len(index) < 8:
             continue
         verified = pairs[pair]
         known = verified.geometry.cam1_from_cam0

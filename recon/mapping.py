@@ -60,13 +60,11 @@ class MapperSettings:
     seed: int = 0
 
 
-def run_mapper(
-    problem: MappingProblem, settings: MapperSettings, pairs: frozenset[Pair] | None = None
-) -> list[pycolmap.Reconstruction]:
-    """Models, most registered photos first (possibly none); `pairs` restricts the view graph. Deterministic."""
+def run_mapper(problem: MappingProblem, settings: MapperSettings) -> list[pycolmap.Reconstruction]:
+    """Models, most registered photos first (possibly none). Deterministic."""
     with tempfile.TemporaryDirectory(prefix="vision3d-map-") as folder, quiet_colmap():
         database = Path(folder) / "database.db"
-        write_database(database, problem, pairs)
+        write_database(database, problem)
         output = Path(folder) / "models"
         output.mkdir()
         pycolmap.set_random_seed(settings.seed)
@@ -78,7 +76,7 @@ def run_mapper(
     return sorted(found, key=lambda m: (-m.num_reg_images(), -m.num_points3D()))
 
 
-def write_database(path: Path, problem: MappingProblem, pairs: frozenset[Pair] | None = None) -> dict[str, int]:
+def write_database(path: Path, problem: MappingProblem) -> dict[str, int]:
     """Writes a COLMAP database with the verified matches; returns the image id of each photo."""
     ids: dict[str, int] = {}
     with contextlib.closing(pycolmap.Database.open(path)) as database:
@@ -91,7 +89,7 @@ def write_database(path: Path, problem: MappingProblem, pairs: frozenset[Pair] |
             ids[name] = database.write_image(image)
             database.write_keypoints(ids[name], problem.graph.points[name].numpy().astype(np.float32))
         for pair, matches in sorted(problem.graph.matches.items()):
-            if (pairs is not None and pair not in pairs) or len(matches) == 0:
+            if len(matches) == 0:
                 continue
             index = np.ascontiguousarray(matches.numpy(), dtype=np.uint32)
             database.write_matches(ids[pair[0]], ids[pair[1]], index)

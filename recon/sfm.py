@@ -16,12 +16,12 @@ import pycolmap
 from vision3d.core import Camera, CameraPrior, Correspondences, Progress, Scene, silent
 from vision3d.io.colmap import rigid_from_colmap, scene_from_reconstruction
 from vision3d.recon.camera_starts import focal_starts, original_camera, start_cameras, with_focal, working_pairs
+from vision3d.recon.few_view import TreeConfig, rebuild, solve_by_tree
 from vision3d.recon.left_out import reasons_left_out
 from vision3d.recon.mapping import MapperSettings, MappingProblem, run_mapper
 from vision3d.recon.model_score import ModelScore, ScoreConfig, model_score
 from vision3d.recon.refine import RefineConfig, adjust, refine_model
 from vision3d.recon.tracks import Pair, TrackConfig, build_tracks
-from vision3d.recon.few_view import TreeConfig, solve_by_tree
 from vision3d.recon.verification import working_scale
 from vision3d.recon.view_graph import VerifiedPair, pruned
 
@@ -31,7 +31,8 @@ class SfmConfig:
     """Settings of estimate_poses.
 
     focal_starts: focal lengths to try where it is unknown, in longer sides; prune_ratios: inlier ratios below which
-    pairs are left out in later attempts; max_attempts: how many ways are tried at most (None: 40 for up to 20 photos,
+    pairs are left out in later attempts; tree_starts: start pairs for the direct solver; rebuilt: best models that are
+    rebuilt from the pairs that they explain; max_attempts: how many ways are tried at most (None: 60 for up to 20 photos,
     12 for up to 60, 4 beyond).
     """
 
@@ -40,7 +41,9 @@ class SfmConfig:
     refine: RefineConfig = field(default_factory=RefineConfig)
     tree: TreeConfig = field(default_factory=TreeConfig)
     focal_starts: tuple[float, ...] = (2.4, 0.7)
-    prune_ratios: tuple[float, ...] = (0.5, 0.65, 0.75, 0.85)
+    prune_ratios: tuple[float, ...] = (0.5, 0.65, 0.8)
+    tree_starts: int = 3
+    rebuilt: int = 3
     max_attempts: int | None = None
     threads: int = 1
     seed: int = 0
@@ -73,9 +76,16 @@ class SfmResult:
 @dataclass(frozen=True, slots=True)
 class _Way:
     name: str
-    settings: MapperSettings | None  # None: the direct solver
+    settings: MapperSettings | int  # int: the direct solver from that start pair
     pairs: frozenset[Pair] | None = None
     focal: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    model: pycolmap.Reconstruction
+    score: ModelScore
+    name: str
 
 
 def estimate_poses(
@@ -88,30 +98,39 @@ def estimate_poses(
     config = config or SfmConfig()
     problem, matches, weights = _problem(priors, pairs, config)
     attempts: list[Attempt] = []
-    best: tuple[float, pycolmap.Reconstruction, ModelScore, str] | None = None
+    found: list[_Candidate] = []
     budget = config.max_attempts or _budget(len(priors))
     progress("poses", 0, budget)
     for number, way in enumerate(_ways(problem, pairs, priors, matches, config)):
         if number >= budget or not matches:
             break
         started = time.perf_counter()
-        for model in _run(way, problem, pairs, config):
+        for model in _run(way, problem, matches, pairs, config):
             score = _score(model, problem, matches, weights, config)
-            if best is None or score.value > best[0]:
-                best = (score.value, model, score, way.name)
+            found.append(_Candidate(model, score, way.name))
             seconds = time.perf_counter() - started
             attempts.append(Attempt(way.name, score.registered, model.num_points3D(), score.value, seconds))
         progress("poses", number + 1, budget)
-        if best is not None and best[2].good(config.score):
+        if found and max(c.score.value for c in found) == found[-1].score.value and found[-1].score.good(config.score):
             break
+    found.sort(key=lambda c: -c.score.value)
+    for candidate in found[: config.rebuilt] if len(attempts) > 1 else []:
+        started = time.perf_counter()
+        better = _consistent(candidate, problem, matches, weights, config)
+        if better is not None:
+            found.append(better)
+            seconds = time.perf_counter() - started
+            score = better.score
+            attempts.append(Attempt(better.name, score.registered, better.model.num_points3D(), score.value, seconds))
+    best = max(found, key=lambda c: c.score.value, default=None)
     progress("poses", budget, budget)
     if best is None:
         return SfmResult(None, reasons_left_out(priors, pairs, frozenset()), tuple(attempts), None, None, None)
     refine = replace(config.refine, threads=config.threads)
-    model, words = refine_model(best[1], _fixed_ids(problem), refine)
+    model, words = refine_model(best.model, _fixed_ids(problem), refine)
     registered = frozenset(model.images[i].name for i in model.reg_image_ids())
     left_out = reasons_left_out(priors, pairs, registered)
-    return SfmResult(original_scene(model, priors), left_out, tuple(attempts), best[2], best[3], words)
+    return SfmResult(original_scene(model, priors), left_out, tuple(attempts), best.score, best.name, words)
 
 
 def original_scene(model: pycolmap.Reconstruction, priors: Mapping[str, CameraPrior]) -> Scene:
@@ -165,7 +184,8 @@ def _ways(
     subsets: list[frozenset[Pair]] = [frozenset(pair for pair, p in pairs.items() if p.accepted)]
     for focal in starts:
         suffix = "" if focal is None else f", focal {focal:.2f}"
-        yield _Way("tree" + suffix, None, None, focal)
+        for start in range(config.tree_starts):
+            yield _Way(f"tree {start}" + suffix, start, None, focal)
     for ratio in config.prune_ratios:
         subset = pruned(pairs, ratio)
         if subset in subsets:
@@ -174,23 +194,52 @@ def _ways(
         for focal in starts:
             suffix = f", pairs over {ratio:.2f}" + ("" if focal is None else f", focal {focal:.2f}")
             yield _Way("incremental" + suffix, replace(base, two_view_tracks=True), subset, focal)
-            yield _Way("tree" + suffix, None, subset, focal)
+            for start in range(config.tree_starts):
+                yield _Way(f"tree {start}" + suffix, start, subset, focal)
     yield _Way("global", replace(base, method="global", two_view_tracks=True))
 
 
 def _run(
-    way: _Way, problem: MappingProblem, pairs: Mapping[Pair, VerifiedPair], config: SfmConfig
+    way: _Way,
+    problem: MappingProblem,
+    matches: Mapping[Pair, Correspondences],
+    pairs: Mapping[Pair, VerifiedPair],
+    config: SfmConfig,
 ) -> list[pycolmap.Reconstruction]:
     started = problem if way.focal is None else with_focal(problem, way.focal)
-    if way.settings is None:
-        solved = solve_by_tree(started, pairs, way.pairs, config.tree, config.seed)
+    if way.pairs is not None:
+        # Tracks anew: wrong pairs would tie right tracks together.
+        chosen = {pair: m for pair, m in matches.items() if pair in way.pairs}
+        started = replace(started, graph=build_tracks(started.names, chosen, config.tracks))
+    if isinstance(way.settings, int):
+        solved = solve_by_tree(started, pairs, replace(config.tree, start=way.settings), config.seed)
         models = [solved] if solved is not None else []
     else:
-        models = run_mapper(started, way.settings, way.pairs)
+        models = run_mapper(started, way.settings)
     quick = replace(config.refine, rounds=1, threads=config.threads)
     for model in models:
         adjust(model, _fixed_ids(problem), quick)
     return [m for m in models if m.num_points3D() > 0]
+
+
+def _consistent(
+    candidate: _Candidate,
+    problem: MappingProblem,
+    matches: Mapping[Pair, Correspondences],
+    weights: Mapping[Pair, float],
+    config: SfmConfig,
+) -> _Candidate | None:
+    """The model rebuilt from the pairs that it explains, where that leaves some out."""
+    wrong = set(candidate.score.contradicting)
+    if not wrong:
+        return None
+    kept = {pair: m for pair, m in matches.items() if pair not in wrong}
+    graph = build_tracks(problem.names, kept, config.tracks)
+    model = rebuild(replace(problem, graph=graph), candidate.model, config.tree)
+    if model is None:
+        return None
+    adjust(model, _fixed_ids(problem), replace(config.refine, rounds=1, threads=config.threads))
+    return _Candidate(model, _score(model, problem, matches, weights, config), candidate.name + ", rebuilt")
 
 
 def _score(
@@ -226,4 +275,4 @@ def _fixed_ids(problem: MappingProblem) -> frozenset[int]:
 
 
 def _budget(photos: int) -> int:
-    return 40 if photos <= 20 else 12 if photos <= 60 else 4
+    return 60 if photos <= 20 else 12 if photos <= 60 else 4

@@ -94,7 +94,9 @@ def triangulate_tracks(
     points = np.zeros((n, 3))
     valid = (count >= 2) & (widest < np.cos(np.radians(min_angle_deg)))
     if valid.any():
-        _, vectors = np.linalg.eigh(normal[valid])
+        scale = np.trace(normal[valid], axis1=1, axis2=2)
+        valid[valid] = np.isfinite(scale) & (scale > 0)
+        _, vectors = np.linalg.eigh(normal[valid] / np.trace(normal[valid], axis1=1, axis2=2)[:, None, None])
         smallest = vectors[:, :, 0]
         w = smallest[:, 3]
         points[valid] = smallest[:, :3] / np.where(np.abs(w) < 1e-12, 1e-12, w)[:, None]

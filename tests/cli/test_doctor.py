@@ -57,6 +57,14 @@ def test_missing_module() -> None:
     assert (finding.status, finding.advice, finding.needed) == ("broken", "pip install pycolmap", True)
 
 
+def test_an_error_of_the_library_itself() -> None:
+    finding = judge("numba", 1, "", "RuntimeError: a compiled sum came out as 3")
+    assert (finding.detail, finding.advice) == (
+        "RuntimeError: a compiled sum came out as 3",
+        "pip install --force-reinstall numba",
+    )
+
+
 def test_missing_system_library() -> None:
     error = "ImportError: libX11.so.6: cannot open shared object file: No such file or directory"
     finding = judge("open3d", 1, "", error)

@@ -73,7 +73,7 @@ CHECKS: dict[str, tuple[bool, str]] = {
     "numba": (True, "pip install numba"),
     "opencv": (True, "pip install opencv-python-headless"),
     "pycolmap": (True, "pip install pycolmap"),
-    "libraries": (True, "install vision3d with its dependencies: pip install ."),
+    "libraries": (True, "in vision3d's folder: pip install ."),
     "cuda": (False, "nothing to do: everything runs on the CPU"),
     "gsplat": (False, "only for splatting on a GPU: pip install '.[cuda]'"),
     "spconv": (False, "only for detection on a GPU: pip install '.[cuda]'"),
@@ -132,7 +132,7 @@ def judge(name: str, code: int, output: str, error: str) -> Finding:
         advice = _apt_advice(name, library)
     else:
         detail = error or f"exit code {code}"
-        advice = install if module else f"reinstall it: {install.replace('install', 'install --force-reinstall', 1)}"
+        advice = install if module else install.replace("pip install", "pip install --force-reinstall")
     return Finding(name=name, status="broken", detail=detail, advice=advice, needed=needed)
 
 

@@ -236,9 +236,8 @@ def _adjusted(
     if int(state.valid.sum()) < 8:
         return None
     model = build_model(problem, observations, state.poses, state.cameras, state.points, state.valid)
-    fixed = set(model.cameras) if len(state.poses) < 3 else {
-        i + 1 for i, group in enumerate(sorted(problem.cameras)) if group in problem.fixed
-    }
+    given = {i + 1 for i, group in enumerate(sorted(problem.cameras)) if group in problem.fixed}
+    fixed = given if len(state.poses) >= 3 else set(model.cameras)  # two photos do not determine a focal length
     adjust(model, fixed, RefineConfig(loss_scale_px=1.0, max_error_px=config.max_error_px, rounds=2))
     for image_id in model.reg_image_ids():
         image = model.images[image_id]

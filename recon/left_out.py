@@ -15,14 +15,10 @@ def reasons_left_out(
     everyone = sorted(names)
     linked = [pair for pair, p in pairs.items() if p.accepted]
     group_of = {name: group for group in components(everyone, linked) for name in group}
-    return {
-        name: _reason(name, pairs, group_of[name], registered) for name in everyone if name not in registered
-    }
+    return {name: _reason(name, pairs, group_of[name], registered) for name in everyone if name not in registered}
 
 
-def _reason(
-    name: str, pairs: Mapping[Pair, VerifiedPair], group: tuple[str, ...], registered: frozenset[str]
-) -> str:
+def _reason(name: str, pairs: Mapping[Pair, VerifiedPair], group: tuple[str, ...], registered: frozenset[str]) -> str:
     mine = {_other(pair, name): p for pair, p in pairs.items() if name in pair}
     accepted = {other: p for other, p in mine.items() if p.accepted}
     if not mine:

@@ -126,7 +126,7 @@ def _data_cost(model: pycolmap.Reconstruction, before: pycolmap.Reconstruction, 
     squared = np.array([point.error for point in points], dtype=np.float64) ** 2
     lengths = np.array([point.track.length() for point in points], dtype=np.float64)
     scale = config.loss_scale_px**2
-    lost = max(0.0, before.compute_num_observations() - float(lengths.sum()))
+    lost = max(0.0, float(before.compute_num_observations()) - float(lengths.sum()))
     kept = float((lengths * np.log1p(squared / scale)).sum())
     return (kept + lost * float(np.log1p(config.max_error_px**2 / scale))) * scale / config.noise_px**2
 

@@ -52,9 +52,7 @@ def global_descriptors(
     return out
 
 
-def neighbour_pairs(
-    descriptors: Float[Tensor, "n k"], config: RetrievalConfig | None = None
-) -> list[tuple[int, int]]:
+def neighbour_pairs(descriptors: Float[Tensor, "n k"], config: RetrievalConfig | None = None) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, sorted: each photo with its nearest ones and the nearest among their neighbours."""
     config = config or RetrievalConfig()
     n = len(descriptors)
@@ -83,7 +81,9 @@ def _k_means(points: Float[Tensor, "n d"], k: int, iterations: int) -> Float[Ten
     """Lloyd's algorithm from the first k points (they come shuffled); empty clusters keep their centre."""
     centers = points[:k].clone()
     for _ in range(iterations):
-        label = torch.cat([(c @ centers.T - 0.5 * centers.square().sum(1)).argmax(1) for c in points.split(8192)])
+        label = torch.cat(
+            [(c @ centers.T - 0.5 * centers.square().sum(1)).argmax(1) for c in torch.split(points, 8192)]
+        )
         sums = torch.zeros_like(centers).index_add_(0, label, points)
         counts = torch.bincount(label, minlength=k).to(points.dtype)
         centers = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centers)

@@ -32,8 +32,8 @@ class SfmConfig:
 
     focal_starts: focal lengths to try where it is unknown, in longer sides; prune_ratios: inlier ratios below which
     pairs are left out in later attempts; tree_starts: start pairs for the direct solver; rebuilt: best models that are
-    rebuilt from the pairs that they explain; max_attempts: how many ways are tried at most (None: 60 for up to 20 photos,
-    12 for up to 60, 4 beyond).
+    rebuilt from the pairs that they explain; max_attempts: how many ways are tried at most (None: 60 for up to 20
+    photos, 12 for up to 60, 4 beyond).
     """
 
     tracks: TrackConfig = field(default_factory=TrackConfig)
@@ -96,7 +96,7 @@ def estimate_poses(
 ) -> SfmResult:
     """Cameras, points and reasons for photos left out. `pairs` may hold rejected ones: they explain reasons."""
     config = config or SfmConfig()
-    problem, matches, weights = _problem(priors, pairs, config)
+    problem, matches, weights = mapping_problem(priors, pairs, config)
     attempts: list[Attempt] = []
     found: list[_Candidate] = []
     budget = config.max_attempts or _budget(len(priors))
@@ -106,7 +106,7 @@ def estimate_poses(
             break
         started = time.perf_counter()
         for model in _run(way, problem, matches, pairs, config):
-            score = _score(model, problem, matches, weights, config)
+            score = score_model(model, problem, matches, weights, config)
             found.append(_Candidate(model, score, way.name))
             seconds = time.perf_counter() - started
             attempts.append(Attempt(way.name, score.registered, model.num_points3D(), score.value, seconds))
@@ -145,9 +145,10 @@ def original_scene(model: pycolmap.Reconstruction, priors: Mapping[str, CameraPr
     return replace(scene, cameras=cameras, tracks=tracks, errors=scene.errors * mean)
 
 
-def _problem(
+def mapping_problem(
     priors: Mapping[str, CameraPrior], pairs: Mapping[Pair, VerifiedPair], config: SfmConfig
 ) -> tuple[MappingProblem, dict[Pair, Correspondences], dict[Pair, float]]:
+    """The accepted pairs as a problem for a mapper; their matches in working px; their weight per match in a score."""
     accepted = {pair: p for pair, p in sorted(pairs.items()) if p.accepted}
     matches = working_pairs(priors, {pair: p.matches for pair, p in accepted.items()})
     names = sorted({name for pair in accepted for name in pair})
@@ -239,16 +240,17 @@ def _consistent(
     if model is None:
         return None
     adjust(model, _fixed_ids(problem), replace(config.refine, rounds=1, threads=config.threads))
-    return _Candidate(model, _score(model, problem, matches, weights, config), candidate.name + ", rebuilt")
+    return _Candidate(model, score_model(model, problem, matches, weights, config), candidate.name + ", rebuilt")
 
 
-def _score(
+def score_model(
     model: pycolmap.Reconstruction,
     problem: MappingProblem,
     matches: Mapping[Pair, Correspondences],
     weights: Mapping[Pair, float],
     config: SfmConfig,
 ) -> ModelScore:
+    """How well a model in working px explains the verified matches."""
     images = [model.images[i] for i in model.reg_image_ids()]
     poses = {image.name: rigid_from_colmap(image.cam_from_world()) for image in images}
     cameras = {
@@ -264,7 +266,7 @@ def _score(
         weights,
         len(problem.names),
         float(model.compute_mean_reprojection_error()),
-        min(image.num_points3D for image in images),
+        min((image.num_points3D for image in images), default=0),
         config.score,
     )
 

@@ -60,8 +60,8 @@ def build_tracks(
     for pair in ordered:
         matches = pairs[pair]
         score = matches.scores.detach().cpu().double().numpy()
-        for name, points in zip(pair, (matches.points0, matches.points1), strict=True):
-            ends[name].append(points.detach().cpu().double().numpy())
+        for name, end in zip(pair, (matches.points0, matches.points1), strict=True):
+            ends[name].append(end.detach().cpu().double().numpy())
             weights[name].append(score)
     points: dict[str, np.ndarray] = {}
     labels: dict[str, np.ndarray] = {}
@@ -95,7 +95,9 @@ def merge_points(points: np.ndarray, weights: np.ndarray, radius: float) -> tupl
     """
     if len(points) == 0:
         return np.zeros((0, 2)), np.zeros(0, dtype=np.int64)
-    _, first, inverse = np.unique(np.round(points * 100).astype(np.int64), axis=0, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(
+        np.round(points * 100).astype(np.int64), axis=0, return_index=True, return_inverse=True
+    )
     inverse = inverse.reshape(-1)
     unique = points[first]
     strength = np.bincount(inverse, weights + 1e-3, minlength=len(unique))

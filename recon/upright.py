@@ -91,8 +91,8 @@ def _synchronise(weight: np.ndarray) -> np.ndarray:
     turns[int(best.sum(axis=1).argmax())] = 0
     while (turns < 0).any():
         reach = np.where((turns >= 0)[:, None] & (turns < 0)[None, :], best, -1.0)
-        i, j = np.unravel_index(int(reach.argmax()), reach.shape)
-        turns[j] = (turns[i] + int(weight[i, j].argmax())) % 4
+        old, new = divmod(int(reach.argmax()), n)
+        turns[new] = (turns[old] + int(weight[old, new].argmax())) % 4
     for _ in range(20):
         before = turns.copy()
         for i in range(n):

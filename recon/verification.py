@@ -140,7 +140,8 @@ def fundamental_from_pose(cam1_from_cam0: RigidTransform, camera0: Camera, camer
     )
     k0_inv = torch.linalg.inv(camera0.matrix(t.dtype))
     k1_inv = torch.linalg.inv(camera1.matrix(t.dtype))
-    return k1_inv.mT @ cross @ cam1_from_cam0.rotation @ k0_inv
+    fundamental: Tensor = k1_inv.mT @ cross @ cam1_from_cam0.rotation @ k0_inv
+    return fundamental
 
 
 def colmap_dict(camera: Camera) -> dict[str, Any]:

@@ -81,7 +81,8 @@ def select_pairs(
     if len(names) <= config.exhaustive_up_to:
         return sorted(itertools.combinations(sorted(names), 2))
     if descriptors is None or len(descriptors) != len(names):
-        raise ValueError(f"{len(names)} photos need their local descriptors to choose pairs, got {descriptors and len(descriptors)}")
+        given = 0 if descriptors is None else len(descriptors)
+        raise ValueError(f"{len(names)} photos need their local descriptors to choose pairs, got those of {given}")
     found = neighbour_pairs(global_descriptors(descriptors, config.retrieval), config.retrieval)
     return sorted((min(names[i], names[j]), max(names[i], names[j])) for i, j in found)
 
@@ -109,7 +110,7 @@ def graph_is_thin(
     if len(groups) > 1:
         parts.append(f"{len(groups)} groups of photos without a link of {config.min_inliers} matches")
     if thin:
-        parts.append(f"{len(thin)} of {len(names)} photos with fewer than {config.min_links} matches to their neighbours")
+        parts.append(f"{len(thin)} of {len(names)} photos with fewer than {config.min_links} matches to neighbours")
     return ThinGraph(wanted, " and ".join(parts))
 
 

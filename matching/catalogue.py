@@ -29,10 +29,24 @@ def _disk_lightglue(**options: Any) -> Matcher:
     return DiskLightGlue(**options)
 
 
+def _xfeat_lighterglue(**options: Any) -> Matcher:
+    from vision3d.matching.xfeat import XFeatLighterGlue
+
+    return XFeatLighterGlue(**options)
+
+
+def _xfeat_semidense(**options: Any) -> Matcher:
+    from vision3d.matching.xfeat import XFeatSemiDense
+
+    return XFeatSemiDense(**options)
+
+
 MATCHERS: dict[str, Callable[..., Matcher]] = {
     "sift": _sift,
     "aliked-lightglue": _aliked_lightglue,
     "disk-lightglue": _disk_lightglue,
+    "xfeat-lighterglue": _xfeat_lighterglue,
+    "xfeat-semidense": _xfeat_semidense,
 }
 
 # Keys of vision3d.weights.WEIGHTS that a matcher loads.
@@ -40,6 +54,8 @@ MATCHER_WEIGHTS: dict[str, tuple[str, ...]] = {
     "sift": (),
     "aliked-lightglue": ("aliked-n16", "aliked-lightglue"),
     "disk-lightglue": ("disk-depth", "disk-lightglue"),
+    "xfeat-lighterglue": ("xfeat", "xfeat-lighterglue"),
+    "xfeat-semidense": ("xfeat",),
 }
 
 

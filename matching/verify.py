@@ -1,0 +1,116 @@
+"""Do two photos show the same thing? Robust two-view geometry and the number of agreeing matches expected by chance.
+
+The a-contrario test of Moisan and Stival, "A probabilistic criterion to detect rigid point matches", IJCV 2004: under
+the hypothesis that matches are independent and uniform, NFA is how often k of n of them agree this well with the best
+fundamental matrix or homography. Geometry by poselib's LO-RANSAC.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import poselib
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vision3d.core import Correspondences
+
+REFERENCE_SIZE = 1024  # px; thresholds hold for photos of this longer side and grow with larger ones
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The geometry that explains most matches: a fundamental matrix (x1^T F x0 = 0) or a homography (x1 ~ H x0).
+
+    matrix is in px of the originals, None where there are too few matches; threshold_px as used; log10_nfa: logarithm
+    of the number of false alarms, lower is better, infinite where nothing agrees.
+    """
+
+    model: Literal["fundamental", "homography", "none"]
+    matrix: Float[Tensor, "3 3"] | None
+    inliers: Bool[Tensor, " n"]
+    threshold_px: float
+    log10_nfa: float
+
+    @property
+    def num_inliers(self) -> int:
+        """Number of matches that agree."""
+        return int(self.inliers.sum())
+
+
+def agreement(
+    matches: Correspondences,
+    size0: tuple[int, int],
+    size1: tuple[int, int],
+    *,
+    threshold_px: float = 2.0,
+    iterations: int = 10_000,
+    seed: int = 0,
+) -> Agreement:
+    """The better of fundamental matrix and homography by NFA; sizes are (width, height) px of the originals.
+
+    threshold_px: error up to which a match agrees, for photos of REFERENCE_SIZE; larger photos scale it up.
+    """
+    n = len(matches)
+    threshold = threshold_px * math.sqrt(math.prod(max(1.0, max(size) / REFERENCE_SIZE) for size in (size0, size1)))
+    best = Agreement("none", None, torch.zeros(n, dtype=torch.bool), threshold, math.inf)
+    if n < 8:
+        return best
+    x0 = matches.points0.detach().cpu().double().numpy()
+    x1 = matches.points1.detach().cpu().double().numpy()
+    options = {
+        "max_epipolar_error": threshold,
+        "max_reproj_error": threshold,
+        "max_iterations": iterations,
+        "min_iterations": 200,
+        "success_prob": 0.9999,
+        "seed": seed,
+    }
+    matrix, info = poselib.estimate_fundamental(x0, x1, options, {})
+    best = _better(best, "fundamental", matrix, info["inliers"], size1, threshold)
+    matrix, info = poselib.estimate_homography(x0, x1, options, {})
+    return _better(best, "homography", matrix, info["inliers"], size1, threshold)
+
+
+def log10_nfa(n: int, inliers: int, sample: int, chance: float) -> float:
+    """log10 of the expected number of models, among all through `sample` of n matches, with as many inliers by chance.
+
+    chance: the probability that a random match agrees with a model. IJCV 2004, eq. 12, for one threshold.
+    """
+    if inliers <= sample:
+        return math.inf
+    return (
+        math.log10(max(n - sample, 1))
+        + _log10_binomial(n, inliers)
+        + _log10_binomial(inliers, sample)
+        + (inliers - sample) * math.log10(min(1.0, max(chance, 1e-12)))
+    )
+
+
+def _better(
+    best: Agreement,
+    model: Literal["fundamental", "homography"],
+    matrix: np.ndarray,
+    inliers: object,
+    size: tuple[int, int],
+    threshold: float,
+) -> Agreement:
+    mask = torch.from_numpy(np.asarray(inliers, dtype=bool))
+    width, height = size
+    if model == "fundamental":
+        # a band of the threshold on both sides of the longest possible line
+        sample, chance = 7, 2 * threshold * math.hypot(width, height) / (width * height)
+    else:
+        sample, chance = 4, math.pi * threshold**2 / (width * height)
+    nfa = log10_nfa(len(mask), int(mask.sum()), sample, chance)
+    if nfa >= best.log10_nfa:
+        return best
+    return Agreement(model, torch.from_numpy(np.array(matrix, dtype=np.float64)), mask, threshold, nfa)
+
+
+def _log10_binomial(n: int, k: int) -> float:
+    return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(10)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ import torch
 
 from vision3d.core import Correspondences
 from vision3d.errors import Vision3DError
+from vision3d.io.atomic import atomic_write_bytes, recover_leftovers
 from vision3d.matching.base import Features, Matches
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,7 @@ class SegmentStore:
         self._next = 0
         try:
             path.mkdir(parents=True, exist_ok=True)
-            for leftover in path.glob("*.h5.part"):
-                leftover.unlink(missing_ok=True)
+            recover_leftovers(path)
             segments = sorted(path.glob("segment-*.h5"))
         except OSError as error:
             raise Vision3DError(f"{path}: cannot use this folder for features ({error.strerror})") from error
@@ -109,21 +108,16 @@ class SegmentStore:
             if not self._waiting:
                 return
             segment = self.path / f"segment-{self._next:06d}.h5"
-            part = segment.with_name(segment.name + ".part")
-            try:
-                with h5py.File(part, "w", libver="latest") as file:
-                    for key, arrays in self._waiting.items():
-                        group = file.create_group(key)
-                        for name, array in arrays.items():
-                            # checksums need chunks, and chunks need data
-                            group.create_dataset(name, data=array, fletcher32=True if array.size else None)
-                with part.open("rb") as written:
-                    os.fsync(written.fileno())
-                part.replace(segment)
-            except (OSError, RuntimeError) as error:
-                part.unlink(missing_ok=True)
-                reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-                raise Vision3DError(f"{segment}: cannot write features or matches ({reason})") from error
+            # Built in memory: HDF5 itself crashes when a disk is full.
+            with h5py.File(segment, "w", libver="latest", driver="core", backing_store=False) as file:
+                for key, arrays in self._waiting.items():
+                    group = file.create_group(key)
+                    for name, array in arrays.items():
+                        # checksums need chunks, and chunks need data
+                        group.create_dataset(name, data=array, fletcher32=True if array.size else None)
+                file.flush()
+                image = file.id.get_file_image()
+            atomic_write_bytes(segment, image)
             self._next += 1
             for key, arrays in self._waiting.items():
                 self._segment_of[key] = segment

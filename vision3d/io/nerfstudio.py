@@ -82,7 +82,7 @@ def write_transforms(path: str | Path, scene: Scene, image_folder: str = "images
     atomic_write_json(path, {"camera_model": "OPENCV", **points, "frames": frames})
 
 
-def _camera_fields(camera: Camera) -> dict[str, float]:
+def _camera_fields(camera: Camera) -> dict[str, int | float]:
     k = dict.fromkeys(_DISTORTION, 0.0) | dict(zip(_DISTORTION, camera.distortion, strict=False))
     (fx, fy), (cx, cy) = camera.focal, camera.center
     return {"w": camera.width, "h": camera.height, "fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy, **k}

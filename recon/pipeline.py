@@ -17,6 +17,7 @@ from vision3d.matching.base import Matcher
 from vision3d.matching.catalogue import MATCHERS, make_matcher, weights_on_disk
 from vision3d.recon.colors import colored
 from vision3d.recon.evidence import Evidence, Gatherer
+from vision3d.recon.known_poses import triangulate_known_poses
 from vision3d.recon.poses_file import read_result, write_result
 from vision3d.recon.results import RunSummary, write_results
 from vision3d.recon.run_folder import RunFolder, open_run
@@ -177,7 +178,7 @@ class _Run:
 
         def build(target: Path) -> None:
             if self.poses is not None:
-                raise NotImplementedError
+                result = triangulate_known_poses(self.priors, self.poses, pairs, config, self.progress)
             else:
                 result = estimate_poses(self.priors, pairs, config, self.progress)
             if result.scene is not None:

@@ -116,7 +116,7 @@ def test_tools_stay_strict() -> None:
     assert {"E", "F", "I", "B", "S301", "S307", "TID"} <= set(tool["ruff"]["lint"]["select"])
     banned = tool["ruff"]["lint"]["flake8-tidy-imports"]["banned-api"]
     assert {"matching", "recon", "detection", "pickle"} <= set(banned)
-    assert "--jaxtyping-packages=vision3d,beartype.beartype" in tool["pytest"]["ini_options"]["addopts"]
+    assert "--jaxtyping-packages=vision3d,shape_checks.check" in tool["pytest"]["ini_options"]["addopts"]
     assert set(tool["coverage"]["run"]["source"]) == {"vision3d", "matching", "recon", "detection"}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vision3d.core import Vision3DError
+from vision3d.errors import Vision3DError
 
 # .NAME.PID-RANDOM.tmp is being written, .NAME.PID-RANDOM.old is the version that a swap is replacing.
 _LEFTOVER = re.compile(r"^\.(?P<name>.+)\.(?P<pid>[0-9]+)-[0-9a-f]{8}\.(?P<kind>tmp|old)$")

@@ -14,6 +14,7 @@ import torch
 from vision3d.core import Camera, PosedImage, RigidTransform, Scene, Tracks, UsageError, Vision3DError
 from vision3d.core.camera import CAMERA_MODELS
 from vision3d.io.atomic import atomic_directory
+from vision3d.io.colmap_check import check_binary_model
 
 _MODEL_FILES = {
     f"{part}.{end}" for part in ("cameras", "images", "points3D", "rigs", "frames") for end in ("bin", "txt")
@@ -49,10 +50,15 @@ def read_colmap(folder: str | Path) -> Scene:
         raise UsageError(f"{folder} holds no COLMAP model (cameras, images and points3D as .bin or .txt)")
     reconstruction = pycolmap.Reconstruction()
     try:
+        if (folder / "images.bin").is_file():
+            check_binary_model(folder)
         reconstruction.read(folder)
+        if not (folder / "images.bin").is_file():
+            _restore_names(reconstruction, folder / "images.txt")
         return scene_from_reconstruction(reconstruction)
     except Vision3DError as error:
-        raise Vision3DError(f"{folder}: {error}") from None
+        message = str(error)
+        raise Vision3DError(message if str(folder) in message else f"{folder}: {message}") from None
     except (RuntimeError, ValueError, IndexError, KeyError, TypeError, MemoryError, OSError) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise Vision3DError(f"cannot read the COLMAP model {folder}: it is damaged or cut off ({reason})") from None
@@ -60,6 +66,8 @@ def read_colmap(folder: str | Path) -> Scene:
 
 def write_colmap(folder: str | Path, scene: Scene, text: bool = False) -> None:
     """Write a scene as COLMAP model files (.bin or .txt), replacing a model that is there as a whole.
+
+    COLMAP itself cuts photo names at the first space when it reads the text form; `read_colmap` does not.
 
     Raises:
         UsageError: the folder holds other files than a model's. Vision3DError: it cannot be written.
@@ -189,6 +197,17 @@ def rigid_to_colmap(transform: RigidTransform) -> pycolmap.Rigid3d:
     """A single RigidTransform as pycolmap's Rigid3d."""
     rotation = pycolmap.Rotation3d(transform.rotation.double().numpy())
     return pycolmap.Rigid3d(rotation, transform.translation.double().numpy())
+
+
+def _restore_names(reconstruction: pycolmap.Reconstruction, images_txt: Path) -> None:
+    """COLMAP's reader of the text form cuts names at the first space: give them back."""
+    lines = iter(images_txt.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
+    for line in lines:
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        image_id, *_, name = line.strip().split(" ", maxsplit=9)
+        reconstruction.images[int(image_id)].name = name
+        next(lines, None)  # the keypoints, possibly an empty line
 
 
 def _is_model(folder: Path) -> bool:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vision3d.core import PointCloud, Vision3DError
@@ -161,7 +160,7 @@ def _count(word: str) -> int:
     return count
 
 
-def _read_vertices(path: Path, order: str, elements: list[_Element], body: bytes) -> NDArray[np.void]:
+def _read_vertices(path: Path, order: str, elements: list[_Element], body: bytes) -> np.ndarray:
     names = [e.name for e in elements]
     if "vertex" not in names:
         raise Vision3DError(f"{path}: the PLY has no element 'vertex'")
@@ -195,7 +194,7 @@ def _read_vertices(path: Path, order: str, elements: list[_Element], body: bytes
     return out
 
 
-def _stack(table: NDArray[np.void], names: tuple[str, ...]) -> NDArray[np.floating]:
+def _stack(table: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     columns = [table[name] for name in names]
     single = all(c.dtype == np.float32 for c in columns)
     return np.stack(columns, axis=1).astype(np.float32 if single else np.float64)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vision3d.config import dump_config, load_config, parse
@@ -105,6 +105,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         load_config(Run, tmp_path / "binary.yaml")
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     st.builds(
         Run,

@@ -154,6 +154,20 @@ def test_colmap_errors(tmp_path: Path) -> None:
         scene_from_reconstruction(reconstruction)
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_a_model_that_does_not_fit_on_the_disk_is_not_written(tmp_path: Path, text: bool) -> None:
+    resource = pytest.importorskip("resource")
+    write_colmap(tmp_path / "m", _scene(3), text=text)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
+    try:
+        with pytest.raises(Vision3DError, match="cannot write the COLMAP model"):
+            write_colmap(tmp_path / "m", _scene(100), text=text)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(read_colmap(tmp_path / "m").points) == 3 and [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
 def test_colmap_text_garbage(tmp_path: Path) -> None:
     write_colmap(tmp_path / "m", _scene(), text=True)
     for name in ("cameras.txt", "images.txt", "points3D.txt"):

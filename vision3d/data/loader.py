@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from vision3d.data.collate import Batch, collate
 T_co = TypeVar("T_co", covariant=True)
 
 
+@runtime_checkable
 class SampleSource(Protocol[T_co]):
     """Samples by index, such as `PairDataset`; it must be picklable to be used with workers."""
 

@@ -82,6 +82,8 @@ def write_colmap(folder: str | Path, scene: Scene, text: bool = False) -> None:
             reconstruction.write_text(temporary) if text else reconstruction.write_binary(temporary)
         except (RuntimeError, ValueError) as error:
             raise Vision3DError(f"cannot write the COLMAP model {folder}: {error}") from None
+        if not _is_whole(temporary, reconstruction, text):  # pycolmap says nothing when the disk is full
+            raise Vision3DError(f"cannot write the COLMAP model {folder}: it came out cut off, is the disk full?")
 
 
 def scene_from_reconstruction(reconstruction: pycolmap.Reconstruction) -> Scene:
@@ -197,6 +199,23 @@ def rigid_to_colmap(transform: RigidTransform) -> pycolmap.Rigid3d:
     """A single RigidTransform as pycolmap's Rigid3d."""
     rotation = pycolmap.Rotation3d(transform.rotation.double().numpy())
     return pycolmap.Rigid3d(rotation, transform.translation.double().numpy())
+
+
+def _is_whole(folder: Path, reconstruction: pycolmap.Reconstruction, text: bool) -> bool:
+    if not text:
+        try:
+            check_binary_model(folder)
+        except Vision3DError:
+            return False
+        return True
+    # Comments, one line per camera and point, two per image; the last line of each file is ended.
+    counts = {"cameras": reconstruction.num_cameras(), "images": 2 * reconstruction.num_images()}
+    counts["points3D"] = reconstruction.num_points3D()
+    for name, count in counts.items():
+        lines = (folder / f"{name}.txt").read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        if lines[-1] or sum(not line.startswith("#") for line in lines[:-1]) != count:
+            return False
+    return True
 
 
 def _restore_names(reconstruction: pycolmap.Reconstruction, images_txt: Path) -> None:

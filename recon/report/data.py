@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 
 from vision3d.core import Scene
 
-Rgb = UInt8[np.ndarray, "h w 3"]
+Rgb = UInt8[np.ndarray, "_h _w 3"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

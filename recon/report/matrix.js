@@ -26,18 +26,21 @@
   ramp.style.background = `linear-gradient(90deg, ${stops.map((s) => `rgb(${s.join(" ")})`).join(",")})`;
   side.append(report.make("p", { class: "legend" }, "1", ramp, most.toLocaleString("en") + " matches"), detail);
   root.replaceChildren(canvas, side);
-  let [margin, cell, chosen] = [0, 1, null];
+  const font = "12px system-ui, sans-serif";
+  let [margin, cell, chosen, names] = [0, 1, null, []];
 
   const shorten = (name, room) => (name.length <= room ? name : name.slice(0, room - 7) + "…" + name.slice(-6));
-  function draw() {
+  let base = null; // the cells without what points at one of them: many, so they are drawn once per size and theme
+  function drawCells() {
     const size = canvas.clientWidth;
     const scale = Math.min(devicePixelRatio || 1, 2);
     canvas.width = canvas.height = Math.round(size * scale);
     canvas.style.height = size + "px";
-    const context = canvas.getContext("2d");
+    base = report.make("canvas", { width: canvas.width, height: canvas.height });
+    const context = base.getContext("2d");
     context.scale(scale, scale);
-    context.font = "12px system-ui, sans-serif";
-    const names = report.photos.map((photo) => shorten(photo.name, size < 500 ? 13 : 20));
+    context.font = font;
+    names = report.photos.map((photo) => shorten(photo.name, size < 500 ? 13 : 20));
     margin = Math.ceil(Math.max(...names.map((name) => context.measureText(name).width))) + 10;
     cell = (size - margin) / count;
     const gap = cell > 14 ? 1.5 : cell > 5 ? 0.5 : 0;
@@ -64,6 +67,16 @@
         }
       }
     }
+  }
+  function draw() {
+    if (!base) drawCells();
+    const context = canvas.getContext("2d");
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(base, 0, 0);
+    const scale = canvas.width / canvas.clientWidth;
+    context.scale(scale, scale);
+    context.font = font;
     const every = Math.ceil(15 / cell); // so that names do not touch each other
     context.textBaseline = "middle";
     for (const [axis, align] of [[0, "right"], [1, "left"]]) { // rows to the left, columns above
@@ -72,7 +85,8 @@
       for (let i = 0; i < count; i++) {
         const crowded = i % every || (picked >= 0 && Math.abs(i - picked) < every);
         if (crowded && i !== picked) continue;
-        context.fillStyle = report.color(i === picked ? "accent" : report.photos[i].registered ? "soft" : "warn");
+        context.font = (i === picked ? "bold " : "") + font;
+        context.fillStyle = report.color(i === picked ? "ink" : report.photos[i].registered ? "soft" : "warn");
         context.save();
         const at = margin + (i + 0.5) * cell;
         context.translate(axis ? at : margin - 6, axis ? margin - 6 : at);
@@ -86,6 +100,11 @@
       context.lineWidth = 2;
       context.strokeRect(margin + chosen[1] * cell - 1, margin + chosen[0] * cell - 1, cell + 1, cell + 1);
     }
+  }
+
+  function redraw() {
+    base = null;
+    draw();
   }
 
   function choose(i, j) {
@@ -120,9 +139,9 @@
   new ResizeObserver(() => {
     if (root.clientWidth === width) return;
     width = root.clientWidth;
-    requestAnimationFrame(draw);
+    requestAnimationFrame(redraw);
   }).observe(root);
-  report.onTheme.push(draw);
+  report.onTheme.push(redraw);
   const strongest = data.pairs.reduce((best, pair) => (pair[2] > best[2] ? pair : best), data.pairs[0] || [0, Math.min(1, count - 1), 0]);
   choose(strongest[0], strongest[1]);
 })();

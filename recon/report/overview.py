@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vision3d.core import Scene
-from vision3d.recon.report.scene_view import FIELD_OF_VIEW, Frustum, fit, turn, view_of
+from vision3d.recon.report.scene_view import FIELD_OF_VIEW, fit, turn, view_of
 
 SUPERSAMPLING = 2
 TOP, BOTTOM = (30, 34, 44), (13, 15, 20)  # background
@@ -31,7 +31,7 @@ def draw_overview(
     width, height = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
     view = view_of(scene)
     rotation = turn(view.yaw, view.pitch)
-    distance, x, y = fit(view.framing, view.yaw, view.pitch, width / height)
+    distance, x, y = fit(view.framing, view.near, view.yaw, view.pitch, width / height)
     focal = height / 2 / math.tan(FIELD_OF_VIEW / 2)
 
     def project(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
@@ -45,10 +45,10 @@ def draw_overview(
     depths = np.full((height, width), np.inf, np.float32)
     _splat(picture, depths, project(view.points), view.colors, focal * view.point_size)
     picture = _shade_edges(picture, depths)
-    projected = [(f, project(np.concatenate([f.center[None], f.corners]))) for f in view.frustums]
-    for frustum, seen in sorted(projected, key=lambda item: -float(item[1][0, 2])):
+    projected = [(f.name, project(np.concatenate([f.center[None], f.corners]))) for f in view.frustums]
+    for name, seen in sorted(projected, key=lambda item: -float(item[1][0, 2])):
         if (seen[:, 2] > 0.02).all() and (np.abs(seen[:, :2]) < 10 * max(width, height)).all():
-            picture = _frustum(picture, depths, frustum, seen, (photos or {}).get(frustum.name))
+            _frustum(picture, depths, seen, (photos or {}).get(name))
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
 
 
@@ -104,24 +104,29 @@ def _shade_edges(picture: UInt8[np.ndarray, "h w 3"], depths: Float[np.ndarray, 
 def _frustum(
     picture: UInt8[np.ndarray, "h w 3"],
     depths: Float[np.ndarray, "h w"],
-    frustum: Frustum,
     seen: Float[np.ndarray, "5 3"],
     photo: UInt8[np.ndarray, "_h _w 3"] | None,
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Blends in one camera: lines, and its photo or a tint; fainter where points hide it."""
-    center, corners = seen[0, :2], seen[1:, :2]
-    layer = picture.copy()
+) -> None:
+    """Blends one camera into the picture: lines, and its photo or a tint; fainter where points hide it."""
+    size = np.array(depths.shape[::-1])
+    low = (np.floor(seen[:, :2].min(axis=0)).astype(int) - 4).clip(0, size)
+    high = (np.ceil(seen[:, :2].max(axis=0)).astype(int) + 5).clip(0, size)
+    if (high <= low).any():
+        return
+    box = picture[low[1] : high[1], low[0] : high[0]]
+    layer = box.copy()
+    corners = seen[1:, :2] - low
     outline = np.rint(corners * 16).astype(np.int32)
     if photo is not None and min(photo.shape[:2]) > 1 and cv2.contourArea(corners.astype(np.float32)) > 4:
         _put_photo(layer, photo, corners)
     else:
         cv2.fillConvexPoly(layer, outline, [round(0.35 * c) for c in CAMERA], cv2.LINE_AA, 4)
-    apex = np.rint(center * 16).astype(np.int32)
+    apex = np.rint((seen[0, :2] - low) * 16).astype(np.int32)
     for corner in outline:
         cv2.line(layer, apex.tolist(), corner.tolist(), CAMERA, SUPERSAMPLING, cv2.LINE_AA, 4)
     cv2.polylines(layer, [outline], True, CAMERA, SUPERSAMPLING + 1, cv2.LINE_AA, 4)
     strength = 0.92 - 0.6 * _hidden(depths, seen)
-    return np.asarray(cv2.addWeighted(layer, strength, picture, 1 - strength, 0))
+    box[:] = cv2.addWeighted(layer, strength, box, 1 - strength, 0)
 
 
 def _hidden(depths: Float[np.ndarray, "h w"], seen: Float[np.ndarray, "5 3"]) -> float:
@@ -144,12 +149,7 @@ def _put_photo(
         photo = np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA))
         h, w = photo.shape[:2]
     source = np.array([[0, 0], [w, 0], [w, h], [0, h]], np.float32)
-    low = np.floor(corners.min(axis=0)).astype(int).clip(0, layer.shape[1::-1])
-    high = (np.ceil(corners.max(axis=0)).astype(int) + 1).clip(0, layer.shape[1::-1])
-    if (high <= low).any():
-        return
-    box = layer[low[1] : high[1], low[0] : high[0]]
-    transform = cv2.getPerspectiveTransform(source, (corners - low).astype(np.float32))
-    size = (box.shape[1], box.shape[0])
+    transform = cv2.getPerspectiveTransform(source, corners.astype(np.float32))
+    size = (layer.shape[1], layer.shape[0])
     cover = cv2.warpPerspective(np.full((h, w), 255, np.uint8), transform, size)[..., None] / 255
-    box[:] = cv2.warpPerspective(photo, transform, size) * cover + box * (1 - cover)
+    layer[:] = cv2.warpPerspective(photo, transform, size) * cover + layer * (1 - cover)

@@ -20,14 +20,14 @@ def histogram(values: Num[np.ndarray, " n"], label: str, unit: str, *, integer: 
         return f'<figure class="plot"><figcaption>{text(label)}</figcaption><p class="none">no data</p></figure>'
     edges = _integer_edges(values) if integer else _edges(values)
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    beyond = float(values.max()) > edges[-1]
+    beyond = float(values.max()) > float(edges[-1])
     top = int(counts.max())
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     step = width / len(counts)
     bars = []
     for i, count in enumerate(counts.tolist()):
         h = height * count / top
-        low, high = edges[i], edges[i + 1]
+        low, high = float(edges[i]), float(edges[i + 1])
         last = i == len(counts) - 1 and beyond
         span = _span(low, high, unit, integer=integer, last=last)
         bars.append(

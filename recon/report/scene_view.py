@@ -38,6 +38,7 @@ class SceneView:
     colors: UInt8[np.ndarray, "n 3"]
     frustums: tuple[Frustum, ...]
     framing: Float[np.ndarray, "k 3"]
+    near: float
     axes: Float[np.ndarray, "3 3"]
     floor: float
     point_size: float
@@ -63,18 +64,30 @@ def view_of(scene: Scene, max_points: int = MAX_POINTS) -> SceneView:
         Frustum(name, center, center + _corner_rays(scene, name) @ (view_from_world @ rotation).T * depth)
         for name, center, rotation in zip(names, centers, world_from_cam, strict=True)
     )
-    corners = np.concatenate([f.corners for f in frustums]) if frustums else np.zeros((0, 3))
-    framing = np.concatenate([_every(core, 600), _every(centers, 100), _every(corners, 400), np.zeros((1, 3))])
+    away = np.linalg.norm(centers, axis=1)
+    framed = [
+        np.concatenate([f.center[None], f.corners])
+        for f, d in zip(frustums, away, strict=True)
+        if d <= 3 * max(1.0, float(np.median(away)))
+    ]
+    corners = np.concatenate(framed) if framed else np.zeros((0, 3))
+    framing = np.concatenate([_every(core, 600), _every(corners, 1200), np.zeros((1, 3))])
+    near = 4 * depth if len(framed) else 0.2
     floor = float(np.percentile(core[:, 1], 1)) if len(core) else float(corners[:, 1].min(initial=-0.5))
     size = float(np.clip(0.75 / math.sqrt(max(len(points), 1)), 0.003, 0.012))
-    yaw = min(-SIDE, SIDE, key=lambda side: fit(framing, side, PITCH, 1.6)[0])  # the side that fills the picture more
-    return SceneView(points, colors, frustums, framing, view_from_world.T, floor, size, yaw, PITCH)
+    yaw = min(
+        -SIDE, SIDE, key=lambda side: fit(framing, near, side, PITCH, 1.6)[0]
+    )  # the side that fills the picture more
+    return SceneView(points, colors, frustums, framing, near, view_from_world.T, floor, size, yaw, PITCH)
 
 
-def fit(framing: Float[np.ndarray, "k 3"], yaw: float, pitch: float, aspect: float) -> tuple[float, float, float]:
+def fit(
+    framing: Float[np.ndarray, "k 3"], near: float, yaw: float, pitch: float, aspect: float
+) -> tuple[float, float, float]:
     """(distance, x, y): how far the eye must be from a point x right and y above the origin to see all of `framing`.
 
-    Each side of the picture touches a point, less a little air; the field of view is that of the picture's height.
+    Each side of the picture touches a point, less a little air, but none is closer to the eye than `near`;
+    the field of view is that of the picture's height.
     """
     inside = framing @ turn(yaw, pitch).T
     slope_y = math.tan(FIELD_OF_VIEW / 2) * 0.94
@@ -83,7 +96,8 @@ def fit(framing: Float[np.ndarray, "k 3"], yaw: float, pitch: float, aspect: flo
         high = float((inside[:, 2] + values / slope).max(initial=0.0))
         low = float((inside[:, 2] - values / slope).max(initial=0.0))
         ends.append(((high + low) / 2, slope * (high - low) / 2))
-    return max(ends[0][0], ends[1][0], 0.2), ends[0][1], ends[1][1]
+    closest = float(inside[:, 2].max(initial=0.0)) + near
+    return max(ends[0][0], ends[1][0], closest), ends[0][1], ends[1][1]
 
 
 def turn(yaw: float, pitch: float) -> Float[np.ndarray, "3 3"]:

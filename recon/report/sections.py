@@ -59,6 +59,7 @@ def scene_section(page: Page) -> Section:
         ],
         "framing": packed(view.framing.astype(np.float32)),
         "axes": view.axes.tolist(),
+        "near": view.near,
         "floor": view.floor,
         "pointSize": view.point_size,
         "yaw": view.yaw,
@@ -183,9 +184,10 @@ def _tiles(data: ReportData, registered: int, total: int) -> str:
         errors = data.scene.errors[data.scene.errors.isfinite()]
         tiles.append((number(len(data.scene.points)), "points"))
         tiles.append((number(len(data.scene.tracks.point)), "observations"))
-        tiles.append((number(float(lengths.mean()) if len(lengths) else None, 1), "photos per point"))
-        error = float(errors.mean()) if len(errors) else None
-        tiles.append((f"{number(error, 2)}<small> px</small>", "mean reprojection error"))
+        if len(lengths):
+            tiles.append((number(float(lengths.mean()), 1), "photos per point"))
+        if len(errors):
+            tiles.append((f"{number(float(errors.mean()), 2)}<small> px</small>", "mean reprojection error"))
     linked = sum(count > 0 for count in data.pair_inliers.values())
     tiles.append((number(linked), "verified pairs"))
     if data.timings:

@@ -11,17 +11,17 @@ from vision3d.core import Scene
 
 def photo_statistics(scene: Scene) -> dict[str, tuple[int, float]]:
     """Per registered photo the number of observations and their mean reprojection error in px (NaN if none)."""
-    result: dict[str, tuple[int, float]] = {}
-    for index, name in enumerate(scene.tracks.images):
+    tracks, result = scene.tracks, dict[str, tuple[int, float]]()
+    counts = torch.bincount(tracks.image, minlength=len(tracks.images)).tolist()
+    by_photo = torch.split(torch.argsort(tracks.image, stable=True), counts)
+    for name, rows in zip(tracks.images, by_photo, strict=True):
         if name not in scene.images:
             continue
-        seen = scene.tracks.image == index
-        points = scene.points[scene.tracks.point[seen]].double()
-        pose = scene.images[name].cam_from_world
-        projected, front = scene.camera_of(name).project(pose.apply(points))
-        errors = (projected - scene.tracks.xy[seen]).norm(dim=1)
+        points_in_cam = scene.images[name].cam_from_world.apply(scene.points[tracks.point[rows]].double())
+        projected, front = scene.camera_of(name).project(points_in_cam)
+        errors = (projected - tracks.xy[rows]).norm(dim=1)
         errors = errors[front & errors.isfinite()]
-        result[name] = (int(seen.sum()), float(errors.mean()) if len(errors) else float("nan"))
+        result[name] = (len(rows), float(errors.mean()) if len(errors) else float("nan"))
     return result
 
 

@@ -40,17 +40,18 @@
     const [right, up, back] = axesOf(data);
     const slopeY = Math.tan(data.fieldOfView / 2) * 0.94;
     const slopes = [(slopeY * canvas.clientWidth) / Math.max(canvas.clientHeight, 1), slopeY];
-    const ends = [0, 0, 0, 0];
+    let [ends, closest] = [[0, 0, 0, 0], 0];
     for (let i = 0; i < framing.length; i += 3) {
       const p = [framing[i], framing[i + 1], framing[i + 2]];
       const z = dot(p, back);
+      closest = Math.max(closest, z);
       [dot(p, right), dot(p, up)].forEach((value, k) => {
         ends[2 * k] = Math.max(ends[2 * k], z + value / slopes[k]);
         ends[2 * k + 1] = Math.max(ends[2 * k + 1], z - value / slopes[k]);
       });
     }
     const target = along(along([0, 0, 0], right, (slopes[0] * (ends[0] - ends[1])) / 2), up, (slopes[1] * (ends[2] - ends[3])) / 2);
-    return { yaw: data.yaw, pitch: data.pitch, distance: Math.max((ends[0] + ends[1]) / 2, (ends[2] + ends[3]) / 2, 0.2), target, untouched: true };
+    return { yaw: data.yaw, pitch: data.pitch, distance: Math.max((ends[0] + ends[1]) / 2, (ends[2] + ends[3]) / 2, closest + data.near), target, untouched: true };
   }
   function viewOfCamera(camera) {
     const middle = [0, 1, 2].map((k) => camera.corners.reduce((sum, corner) => sum + corner[k] / 4, 0));

@@ -10,12 +10,12 @@ from jaxtyping import Float
 Errors = Float[np.ndarray, " n"] | Sequence[float]
 
 
-def recall(errors: Errors, threshold: float | int) -> float:
+def recall(errors: Errors, threshold: float) -> float:
     """Percentage of errors below the threshold; failures are given as inf."""
     return 100 * float(np.mean(_checked(errors) < threshold))
 
 
-def auc_exact(errors: Errors, threshold: float | int) -> float:
+def auc_exact(errors: Errors, threshold: float) -> float:
     """Mean of the recall over all thresholds in [0, threshold], in percent: 100 * mean(max(0, 1 - error / threshold)).
 
     Recall is a step function of the threshold and its integral is taken as such: no bins, no interpolation. Failures
@@ -36,7 +36,7 @@ def auc_one_degree_bins(errors: Errors, threshold: int) -> float:
     return 100 * float(np.mean(np.cumsum(counts))) / len(checked)
 
 
-def auc_trapezoid(errors: Errors, threshold: float | int) -> float:
+def auc_trapezoid(errors: Errors, threshold: float) -> float:
     """AUC as the matching tables print it (SuperGlue's `pose_auc`; LoFTR, glue-factory, HPatches), in percent.
 
     The n sorted errors are the points (error, k / n) of a curve that starts at (0, 0) and runs straight between them;

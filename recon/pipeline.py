@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,9 +27,10 @@ from vision3d.recon.unite import united
 from vision3d.recon.upright import upright_turns
 from vision3d.recon.verification import VerificationConfig
 from vision3d.recon.verified_file import fingerprint
-from vision3d.recon.view_graph import VerifiedPair, graph_is_thin
+from vision3d.recon.view_graph import ThinGraph, VerifiedPair, graph_is_thin
 
 LEARNED = "aliked-lightglue"  # what `auto` adds where SIFT is not enough
+FEW_PHOTOS = 20  # up to so many, learned features are matched in all pairs, beyond only where the view graph is thin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +120,15 @@ class _Run:
 
     def run(self) -> ReconstructResult:
         config = self.config
-        sift_first = config.matcher == "auto"
-        evidence = self._gather(make_matcher("sift" if sift_first else config.matcher, max_size=config.max_size))
+        auto = config.matcher == "auto"
+        evidence = self._gather(make_matcher("sift" if auto else config.matcher, max_size=config.max_size))
         pairs = dict(evidence.pairs)
         result: SfmResult | None = None
-        thin = graph_is_thin([p.name for p in self.infos], pairs) if sift_first else None
-        if config.until == "poses" and (thin is None or thin.reason is None):
+        thin = graph_is_thin([p.name for p in self.infos], pairs)
+        if config.until == "poses" and (thin.reason is None or not auto):
             result = self._solve(pairs, "first")
-        if sift_first and (result is None or not _is_good(result)):
-            more = self._add_learned(evidence)
+        if auto and (thin.reason is not None or (result is not None and not _is_good(result))):
+            more = self._add_learned(evidence, thin)
             if more is not None:
                 pairs = more
                 if config.until == "poses":
@@ -138,7 +139,7 @@ class _Run:
                 result = self._solve(pairs, "first")
         return self._finish(pairs, result)
 
-    def _gather(self, matcher: Matcher) -> Evidence:
+    def _gather(self, matcher: Matcher, pairs: Sequence[Pair] | None = None) -> Evidence:
         gatherer = Gatherer(
             photos=self.infos,
             priors=self.priors,
@@ -147,13 +148,21 @@ class _Run:
             verification=VerificationConfig(seed=self.config.seed),
         )
         with self._timed(f"matching ({matcher.name})"):
-            evidence = gatherer.gather(matcher, turns=self.turns)
+            evidence = gatherer.gather(matcher, pairs, self.turns)
         for name, count in evidence.keypoints.items():
             self.keypoints[name] = self.keypoints.get(name, 0) + count
         return evidence
 
-    def _add_learned(self, sift: Evidence) -> dict[Pair, VerifiedPair] | None:
-        """SIFT's pairs united with those of learned features on upright photos; None without their weights."""
+    def _add_learned(self, sift: Evidence, thin: ThinGraph) -> dict[Pair, VerifiedPair] | None:
+        """SIFT's pairs united with those of learned features on upright photos.
+
+        None where there is nothing to add: no weights, or a large set whose view graph is not thin.
+        """
+        wanted = sorted(sift.pairs)
+        if len(self.infos) > FEW_PHOTOS:
+            wanted = [pair for pair in thin.pairs if pair in sift.pairs]
+            if not wanted:
+                return None
         if not weights_on_disk(LEARNED):
             self.warnings.append(
                 "SIFT alone did not link all photos well, and the weights of learned features are not on this machine:"
@@ -164,7 +173,7 @@ class _Run:
         turned = sorted(name for name, k in self.turns.items() if k)
         if turned:
             self.warnings.append(f"{len(turned)} photos are turned against the others: {', '.join(turned)}")
-        learned = self._gather(make_matcher(LEARNED, max_size=self.config.max_size))
+        learned = self._gather(make_matcher(LEARNED, max_size=self.config.max_size), wanted)
         return united(sift.pairs, learned.pairs, self.priors, VerificationConfig(seed=self.config.seed))
 
     def _solve(self, pairs: Mapping[Pair, VerifiedPair], name: str) -> SfmResult:

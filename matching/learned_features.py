@@ -171,9 +171,8 @@ class AlikedLightGlue(LearnedMatcher):
 
     @functools.cached_property
     def _network(self) -> LeanAliked:
-        net: LeanAliked = LeanAliked("aliked-n16")
-        load_strictly(net, load_weights("aliked-n16", self.detector_weights), "aliked-n16", derived={"dkd.hw_grid"})
-        net.eval().to(self.device)
+        net = LeanAliked.from_state("aliked-n16", load_weights("aliked-n16", self.detector_weights))
+        net.to(self.device)
         return net
 
     @functools.cached_property

@@ -24,7 +24,7 @@ REFERENCE_SIZE = 1024  # px; thresholds hold for photos of this longer side and 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The geometry that explains most matches: a fundamental matrix (x1^T F x0 = 0) or a homography (x1 ~ H x0).
+    """The geometry that explains most matches: fundamental matrix (x1^T F x0 = 0) or homography (x1 ~ H x0, H22 = 1).
 
     matrix is in px of the originals, None where there are too few matches; threshold_px as used; log10_nfa: logarithm
     of the number of false alarms, lower is better, infinite where nothing agrees.
@@ -109,7 +109,9 @@ def _better(
     nfa = log10_nfa(len(mask), int(mask.sum()), sample, chance)
     if nfa >= best.log10_nfa:
         return best
-    return Agreement(model, torch.from_numpy(np.array(matrix, dtype=np.float64)), mask, threshold, nfa)
+    scaled = np.array(matrix, dtype=np.float64)
+    scaled /= scaled[2, 2] if model == "homography" else np.linalg.norm(scaled)
+    return Agreement(model, torch.from_numpy(scaled), mask, threshold, nfa)
 
 
 def _log10_binomial(n: int, k: int) -> float:

@@ -207,7 +207,7 @@ class _Run:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in list(result.left_out.items())[:3])
                 raise Vision3DError(f"no two photos could be placed ({reasons})")
         summary = RunSummary(
-            title=config.photos.resolve().name,
+            title=_title(config.photos.resolve()),
             settings=config,
             seed=config.seed,
             photo_folder=config.photos,
@@ -255,6 +255,11 @@ def _too_few(infos: list[PhotoInfo], skipped: list[SkippedPhoto], folder: Path) 
     left = "".join(f"; {s.name} was left out: {s.reason}" for s in skipped[:5])
     only = f" ({infos[0].name})" if infos else ""
     return f"{folder} has {len(infos)} photo that can be used{only}, at least two are needed{left}"
+
+
+def _title(photos: Path) -> str:
+    """The folder's name, or its parent's where it says nothing."""
+    return photos.parent.name if photos.name.lower() in ("images", "photos", "input") else photos.name
 
 
 def _registered(result: SfmResult) -> int:

@@ -14,7 +14,7 @@ from vision3d.recon.mapping import MappingProblem
 from vision3d.recon.tracks import Pair
 from vision3d.recon.verification import working_scale
 
-MANY_PHOTOS = 5  # photos of one camera from which lens distortion is estimated while mapping
+MANY_PHOTOS = 10  # photos of one camera from which lens distortion is estimated while mapping
 
 
 def start_cameras(priors: Mapping[str, CameraPrior]) -> dict[int, Camera]:
@@ -67,6 +67,17 @@ def with_focal(problem: MappingProblem, share: float) -> MappingProblem:
         group: camera
         if group in problem.prior_focal
         else replace(camera, focal=(share * max(camera.width, camera.height),) * 2)
+        for group, camera in problem.cameras.items()
+    }
+    return replace(problem, cameras=cameras)
+
+
+def with_distortion(problem: MappingProblem) -> MappingProblem:
+    """The problem with a distortion parameter to estimate in every camera that is not given."""
+    cameras = {
+        group: replace(camera, model="SIMPLE_RADIAL", distortion=(0.0,))
+        if group not in problem.fixed and camera.model == "SIMPLE_PINHOLE"
+        else camera
         for group, camera in problem.cameras.items()
     }
     return replace(problem, cameras=cameras)

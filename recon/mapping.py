@@ -113,6 +113,12 @@ def incremental_options(problem: MappingProblem, settings: MapperSettings) -> py
     options.min_model_size = 2
     options.max_num_models = settings.max_models
     options.min_num_matches = 10
+    # Intermediate adjustments need not converge, the final one does: half the time, the same models.
+    options.ba_global_function_tolerance = options.ba_local_function_tolerance = 1e-5
+    options.ba_global_max_num_iterations = 30
+    options.ba_local_max_num_iterations = 15
+    options.ba_global_frames_ratio = options.ba_global_points_ratio = 1.3
+    options.ba_global_max_refinements = 3
     mapper = options.mapper
     mapper.num_threads = settings.threads
     mapper.random_seed = settings.seed

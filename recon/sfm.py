@@ -7,15 +7,24 @@ chooses. Pure functions: nothing is read or written but a temporary database.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import pycolmap
+import torch
 
 from vision3d.core import Camera, CameraPrior, Correspondences, Progress, Scene, silent
 from vision3d.io.colmap import rigid_from_colmap, scene_from_reconstruction
-from vision3d.recon.camera_starts import focal_starts, original_camera, start_cameras, with_focal, working_pairs
+from vision3d.recon.camera_starts import (
+    focal_starts,
+    original_camera,
+    start_cameras,
+    with_distortion,
+    with_focal,
+    working_pairs,
+)
 from vision3d.recon.few_view import TreeConfig, rebuild, solve_by_tree
 from vision3d.recon.left_out import reasons_left_out
 from vision3d.recon.mapping import MapperSettings, MappingProblem, run_mapper
@@ -33,7 +42,7 @@ class SfmConfig:
     focal_starts: focal lengths to try where it is unknown, in longer sides; prune_ratios: inlier ratios below which
     pairs are left out in later attempts; tree_starts: start pairs for the direct solver; rebuilt: best models that are
     rebuilt from the pairs that they explain; max_attempts: how many ways are tried at most (None: 60 for up to 20
-    photos, 12 for up to 60, 4 beyond).
+    photos, 12 for up to 60, 4 beyond). A clearly good model ends the search at once.
     """
 
     tracks: TrackConfig = field(default_factory=TrackConfig)
@@ -79,6 +88,7 @@ class _Way:
     settings: MapperSettings | int  # int: the direct solver from that start pair
     pairs: frozenset[Pair] | None = None
     focal: float | None = None
+    distortion: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,7 @@ def estimate_poses(
     problem, matches, weights = mapping_problem(priors, pairs, config)
     attempts: list[Attempt] = []
     found: list[_Candidate] = []
+    reached, since, patience = -math.inf, 0, _patience(len(priors))
     budget = config.max_attempts or _budget(len(priors))
     progress("poses", 0, budget)
     for number, way in enumerate(_ways(problem, pairs, priors, matches, config)):
@@ -111,7 +122,14 @@ def estimate_poses(
             seconds = time.perf_counter() - started
             attempts.append(Attempt(way.name, score.registered, model.num_points3D(), score.value, seconds))
         progress("poses", number + 1, budget)
-        if found and max(c.score.value for c in found) == found[-1].score.value and found[-1].score.good(config.score):
+        best = max(found, key=lambda c: c.score.value, default=None)
+        if best is None:
+            continue
+        if best.score.value > reached + 0.005:
+            reached, since = best.score.value, 0
+        else:
+            since += 1
+        if best.score.good(config.score) or (best.score.fair(config.score) and since >= patience):
             break
     found.sort(key=lambda c: -c.score.value)
     for candidate in found[: config.rebuilt] if len(attempts) > 1 else []:
@@ -175,29 +193,29 @@ def _ways(
     """Attempts in the order of their chance of success; evaluated lazily, so that easy sets pay for one only."""
     few = len(problem.names) <= 3
     base = MapperSettings(threads=config.threads, seed=config.seed, two_view_tracks=few)
+    both = replace(base, two_view_tracks=True)
     yield _Way("incremental", base)
     yield _Way("incremental, tracks of " + ("three" if few else "two"), replace(base, two_view_tracks=not few))
     starts: list[float | None] = [None]
     if any(prior.source == "guess" for prior in priors.values()):
         starts += focal_starts(problem, matches, config.focal_starts)
-    for focal in starts[1:]:
-        yield _Way(f"incremental, focal {focal:.2f}", replace(base, two_view_tracks=True), None, focal)
-    subsets: list[frozenset[Pair]] = [frozenset(pair for pair, p in pairs.items() if p.accepted)]
-    for focal in starts:
-        suffix = "" if focal is None else f", focal {focal:.2f}"
-        for start in range(config.tree_starts):
-            yield _Way(f"tree {start}" + suffix, start, None, focal)
+    subsets: list[frozenset[Pair] | None] = [None]
+    taken = [frozenset(matches)]
     for ratio in config.prune_ratios:
         subset = pruned(pairs, ratio)
-        if subset in subsets:
-            continue
-        subsets.append(subset)
+        if subset not in taken:
+            taken.append(subset)
+            subsets.append(subset)
+    for chosen in subsets:
         for focal in starts:
-            suffix = f", pairs over {ratio:.2f}" + ("" if focal is None else f", focal {focal:.2f}")
-            yield _Way("incremental" + suffix, replace(base, two_view_tracks=True), subset, focal)
+            suffix = "" if chosen is None else f", {len(chosen)} best pairs"
+            suffix += "" if focal is None else f", focal {focal:.2f}"
             for start in range(config.tree_starts):
-                yield _Way(f"tree {start}" + suffix, start, subset, focal)
-    yield _Way("global", replace(base, method="global", two_view_tracks=True))
+                yield _Way(f"tree {start}" + suffix, start, chosen, focal)
+            if chosen is not None or focal is not None:
+                yield _Way("incremental" + suffix, both, chosen, focal)
+    yield _Way("incremental with distortion", base, None, None, True)
+    yield _Way("global", replace(both, method="global"))
 
 
 def _run(
@@ -208,6 +226,8 @@ def _run(
     config: SfmConfig,
 ) -> list[pycolmap.Reconstruction]:
     started = problem if way.focal is None else with_focal(problem, way.focal)
+    if way.distortion:
+        started = with_distortion(started)
     if way.pairs is not None:
         # Tracks anew: wrong pairs would tie right tracks together.
         chosen = {pair: m for pair, m in matches.items() if pair in way.pairs}
@@ -267,8 +287,17 @@ def score_model(
         len(problem.names),
         float(model.compute_mean_reprojection_error()),
         min((image.num_points3D for image in images), default=0),
+        _multi_view_share(model, problem),
         config.score,
     )
+
+
+def _multi_view_share(model: pycolmap.Reconstruction, problem: MappingProblem) -> float:
+    """Points seen in three photos or more, per track of the problem that has as many."""
+    tracks = torch.cat([t[t >= 0] for t in problem.graph.track.values()])
+    possible = int((torch.bincount(tracks, minlength=1) >= 3).sum())
+    seen = sum(point.track.length() >= 3 for point in model.points3D.values())
+    return min(1.0, seen / possible) if possible else 0.0
 
 
 def _fixed_ids(problem: MappingProblem) -> frozenset[int]:
@@ -278,3 +307,8 @@ def _fixed_ids(problem: MappingProblem) -> frozenset[int]:
 
 def _budget(photos: int) -> int:
     return 60 if photos <= 20 else 12 if photos <= 60 else 4
+
+
+def _patience(photos: int) -> int:
+    """Attempts without a better model after which a fair one is taken."""
+    return 12 if photos <= 10 else 4 if photos <= 20 else 1

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from vision3d.core import Camera
 from vision3d.recon.mapping import MappingProblem
@@ -51,9 +52,8 @@ class Observations:
 
 def unproject(camera: Camera, xy: np.ndarray) -> np.ndarray:
     """px to (x, y, 1) in the camera frame, without distortion."""
-    import torch
-
     normalised = camera.unproject(torch.from_numpy(np.ascontiguousarray(xy, dtype=np.float64))).numpy()
+    normalised = np.where(np.isfinite(normalised) & (abs(normalised) < 1e6), normalised, 1e6)
     return np.concatenate([normalised, np.ones((len(xy), 1))], axis=1)
 
 

@@ -1,5 +1,6 @@
 """Quarter turns of photos from orientations of matched features."""
 
+import itertools
 import math
 
 import pytest
@@ -37,7 +38,7 @@ def _votes(turns: dict[str, int], pairs: list[tuple[str, str]]) -> dict[tuple[st
 def test_turns_are_found_over_a_chain_and_most_photos_stay() -> None:
     truth = {"a": 0, "b": 0, "c": 3, "d": 1, "e": 2, "f": 0}
     names = list(truth)
-    chain = list(zip(names[:-1], names[1:], strict=True))
+    chain = list(itertools.pairwise(names))
     assert upright_turns(names, _votes(truth, chain)) == truth
 
 

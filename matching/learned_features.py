@@ -22,6 +22,10 @@ from vision3d.matching.classical import enhance
 from vision3d.matching.lightglue import build_lightglue, load_strictly, match_lightglue
 from vision3d.weights import load_weights
 
+# Where in a pixel the published DISK weights see a keypoint (0.5 is the centre): measured on nine pairs of real photos
+# against themselves at 1/2, 1/3 and 2/3 of their size, 0.0 to 0.3.
+DISK_CENTRE = 0.13
+
 # Keypoints (px of the photo as given, pixel centres at +0.5), descriptors, scores; strongest first.
 Detection = tuple[Tensor, Tensor, Tensor]
 
@@ -245,7 +249,7 @@ class DiskLightGlue(LearnedMatcher):
             order = order[:max_keypoints]
             x, y = x[order], y[order]
             descriptors = F.normalize(dense[:, y, x].T, dim=1)
-            out.append((torch.stack([x, y], dim=1) + 0.5, descriptors, scores[:max_keypoints]))
+            out.append((torch.stack([x, y], dim=1) + DISK_CENTRE, descriptors, scores[:max_keypoints]))
         return out
 
 

@@ -26,7 +26,7 @@ class FusedCrossBlock(CrossBlock):  # type: ignore[misc]
             raise ValueError("FusedCrossBlock takes no mask")
 
         def heads(t: Tensor) -> Tensor:
-            return t.view(*t.shape[:2], self.heads, -1).transpose(1, 2).contiguous()
+            return t.view(*t.shape[:2], self.heads, t.shape[2] // self.heads).transpose(1, 2).contiguous()
 
         qk0, qk1 = heads(self.to_qk(x0)), heads(self.to_qk(x1))
         v0, v1 = heads(self.to_v(x0)), heads(self.to_v(x1))

@@ -66,7 +66,7 @@ class SegmentStore:
         with self._lock:
             return key in self._waiting or key in self._segment_of
 
-    def keys(self) -> list[str]:
+    def entries(self) -> list[str]:
         """All entries, written or waiting."""
         with self._lock:
             return sorted({*self._segment_of, *self._waiting})

@@ -142,8 +142,8 @@ def test_killed_writer_leaves_only_whole_segments(tmp_path: Path) -> None:
         process.stdout.close()
         store = SegmentStore(tmp_path)
         assert not list(tmp_path.glob("*.part"))
-        assert len(store.keys()) >= 12
-        for key in store.keys():
+        assert len(store.entries()) >= 12
+        for key in store.entries():
             arrays = store.read(key)
             assert arrays is not None and (arrays["x"] == int(key[1:])).all()
 

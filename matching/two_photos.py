@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from vision3d.core import Correspondences, Image
 from vision3d.matching.base import FeatureMatcher, Matcher
@@ -31,6 +30,9 @@ class TwoPhotoMatches:
     agreement: Agreement
     turn1: int
     related: bool
+
+
+Judge = Callable[[Correspondences, int], TwoPhotoMatches]  # matches found with photo 1 turned so
 
 
 def match_two_photos(
@@ -63,12 +65,8 @@ def match_two_photos(
     return best
 
 
-class _Judge(Protocol):
-    def __call__(self, matches: Correspondences, turn: int) -> TwoPhotoMatches: ...
-
-
 def _by_features(
-    image0: Image, image1: Image, matcher: FeatureMatcher, turns: Sequence[int], judge: _Judge
+    image0: Image, image1: Image, matcher: FeatureMatcher, turns: Sequence[int], judge: Judge
 ) -> TwoPhotoMatches:
     """As match_two_photos; the turn is chosen by mutual nearest neighbours, so that attention runs at most twice."""
     features0, upright = matcher.extract([image0, image1])

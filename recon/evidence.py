@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from vision3d.core import CameraPrior, Correspondences, Image, Progress
 from vision3d.data.photos import PhotoInfo, load_mask, load_photo
-from vision3d.matching.base import FeatureMatcher, Matcher
+from vision3d.matching.base import FeatureMatcher, Matcher, Matches
 from vision3d.matching.store import FeatureStore, MatchStore
 from vision3d.matching.turns import extract_turned, match_turned, turn_image, unturn_points
 from vision3d.recon.run_folder import RunFolder
@@ -119,22 +120,34 @@ class Gatherer:
     ) -> None:
         stage = f"matches ({matcher.name})"
         sha = {p.name: p.sha256 for p in self.photos}
-        info = {p.name: p for p in self.photos}
-        held: dict[str, Image] = {}
         self.progress(stage, 0, len(pairs))
-        for done, (a, b) in enumerate(pairs, start=1):
-            ka, kb = turns.get(a, 0), turns.get(b, 0)
-            if isinstance(matcher, FeatureMatcher):
-                if store.get(sha[a], sha[b], ka, kb) is None:
-                    fa, fb = features.get(sha[a], ka), features.get(sha[b], kb)
-                    if fa is None or fb is None:
-                        raise RuntimeError(f"features of {a} or {b} are gone")
-                    store.put(sha[a], sha[b], match_turned(matcher, fa, fb, ka, kb), ka, kb)
-            elif store.get_correspondences(sha[a], sha[b], ka, kb) is None:
-                held = {n: held[n] if n in held else load_photos([info[n]], matcher.max_size)[0] for n in (a, b)}
-                found = match_turned_photos(matcher, held[a], held[b], ka, kb)
-                store.put_correspondences(sha[a], sha[b], found, ka, kb)
-            self.progress(stage, done, len(pairs))
+        if isinstance(matcher, FeatureMatcher):
+
+            def match(pair: Pair) -> Matches | None:
+                (a, b), (ka, kb) = pair, (turns.get(pair[0], 0), turns.get(pair[1], 0))
+                if store.get(sha[a], sha[b], ka, kb) is not None:
+                    return None
+                fa, fb = features.get(sha[a], ka), features.get(sha[b], kb)
+                if fa is None or fb is None:
+                    raise RuntimeError(f"features of {a} or {b} are gone")
+                return match_turned(matcher, fa, fb, ka, kb)
+
+            with one_thread_each() as pool:
+                for done, (pair, found) in enumerate(zip(pairs, pool.map(match, pairs), strict=True), start=1):
+                    if found is not None:
+                        ka, kb = turns.get(pair[0], 0), turns.get(pair[1], 0)
+                        store.put(sha[pair[0]], sha[pair[1]], found, ka, kb)
+                    self.progress(stage, done, len(pairs))
+        else:
+            info = {p.name: p for p in self.photos}
+            held: dict[str, Image] = {}
+            for done, (a, b) in enumerate(pairs, start=1):
+                ka, kb = turns.get(a, 0), turns.get(b, 0)
+                if store.get_correspondences(sha[a], sha[b], ka, kb) is None:
+                    held = {n: held[n] if n in held else load_photos([info[n]], matcher.max_size)[0] for n in (a, b)}
+                    matched = match_turned_photos(matcher, held[a], held[b], ka, kb)
+                    store.put_correspondences(sha[a], sha[b], matched, ka, kb)
+                self.progress(stage, done, len(pairs))
         store.flush()
 
     def _verify(
@@ -172,7 +185,7 @@ class Gatherer:
             stage = f"verification ({matcher.name})"
             self.progress(stage, 0, len(pairs))
             result: dict[Pair, VerifiedPair] = {}
-            with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # poselib releases the interpreter lock
+            with one_thread_each() as pool:  # poselib releases the interpreter lock
                 for done, (pair, found) in enumerate(zip(pairs, pool.map(verify, pairs), strict=True), start=1):
                     result[pair] = found
                     self.progress(stage, done, len(pairs))
@@ -210,6 +223,20 @@ class Gatherer:
                 found, fa, fb = store.get(sha[a], sha[b]), features.get(sha[a]), features.get(sha[b])
                 if found is not None and fa is not None and fb is not None and len(found) == pair.putative:
                     yield (a, b), turn_votes(fa, fb, found, pair.geometry.inliers)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[ThreadPoolExecutor]:
+    """A pool with as many threads as torch uses, each of which computes alone.
+
+    Small products gain nothing from several threads: waiting for each other, they take several times the work.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def match_turned_photos(matcher: Matcher, image0: Image, image1: Image, turn0: int, turn1: int) -> Correspondences:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pycolmap
@@ -24,7 +24,7 @@ class RefineConfig:
 
     noise_px: standard deviation that one observation is trusted with when intrinsics are chosen (systematic errors
     make it larger than the residuals look). Priors, as standard deviations: principal_point_share of the longer side,
-    distortion (COLMAP's k).
+    distortion (COLMAP's k). choice_points: longest tracks that intrinsics are chosen on; more only cost time.
     """
 
     loss_scale_px: float = 0.5
@@ -35,6 +35,7 @@ class RefineConfig:
     noise_px: float = 1.0
     principal_point_share: float = 0.01
     distortion: float = 0.1
+    choice_points: int = 1000
     max_iterations: int = 50
     threads: int = 1
 
@@ -50,25 +51,40 @@ def refine_model(
         adjusted = pycolmap.Reconstruction(model)
         adjust(adjusted, fixed_cameras, config)
         return adjusted, "given intrinsics" if not free else "camera model as it was"
-    best = pycolmap.Reconstruction(model)
-    for camera_id in free:
-        _set_model(best.cameras[camera_id], radial=False)
-    adjust(best, fixed_cameras, config)
-    cost = math.inf if _any_implausible(best, free) else _cost(best, model, free, config)
-    label = "focal length"
-    start = best
+    thin = _longest_tracks(model, config.choice_points)
+    start = _with_intrinsics(thin, free, radial=False)
+    adjust(start, fixed_cameras, config)
+    best, chosen, label = start, (False, False), "focal length"
+    cost = math.inf if _any_implausible(start, free) else _cost(start, thin, free, config)
     for radial, center, words in (
         (True, False, "focal length and distortion"),
         (False, True, "focal length and principal point"),
         (True, True, "focal length, distortion and principal point"),
     ):
-        other = pycolmap.Reconstruction(start)
-        for camera_id in free:
-            _set_model(other.cameras[camera_id], radial)
-        adjust(other, fixed_cameras, config, principal_point=center)
-        if not _any_implausible(other, free) and _cost(other, model, free, config) < cost:
-            best, cost, label = other, _cost(other, model, free, config), words
+        other = _with_intrinsics(start, free, radial)
+        adjust(other, fixed_cameras, replace(config, rounds=1), principal_point=center)
+        if not _any_implausible(other, free) and _cost(other, thin, free, config) < cost:
+            best, cost, chosen, label = other, _cost(other, thin, free, config), (radial, center), words
+    if thin.num_points3D() < model.num_points3D():
+        best = _with_intrinsics(model, free, chosen[0])
+        adjust(best, fixed_cameras, config, principal_point=chosen[1])
     return best, label
+
+
+def _with_intrinsics(model: pycolmap.Reconstruction, cameras: Iterable[int], radial: bool) -> pycolmap.Reconstruction:
+    copy = pycolmap.Reconstruction(model)
+    for camera_id in cameras:
+        _set_model(copy.cameras[camera_id], radial)
+    return copy
+
+
+def _longest_tracks(model: pycolmap.Reconstruction, points: int) -> pycolmap.Reconstruction:
+    """A copy with only the points seen in most photos."""
+    copy = pycolmap.Reconstruction(model)
+    order = sorted(copy.points3D, key=lambda i: (-copy.points3D[i].track.length(), i))
+    for point_id in order[points:]:
+        copy.delete_point3D(point_id)
+    return copy
 
 
 def adjust(

@@ -121,6 +121,11 @@ def estimate_poses(
         started = time.perf_counter()
         for model in _run(way, problem, matches, pairs, config):
             score = score_model(model, problem, matches, weights, config)
+            if not score.good(config.score):
+                adjust(model, _fixed_ids(problem), replace(config.refine, rounds=1, threads=config.threads))
+                if model.num_points3D() == 0:
+                    continue
+                score = score_model(model, problem, matches, weights, config)
             found.append(_Candidate(model, score, way.name))
             seconds = time.perf_counter() - started
             attempts.append(Attempt(way.name, score.registered, model.num_points3D(), score.value, seconds))
@@ -243,9 +248,6 @@ def _run(
         models = [solved] if solved is not None else []
     else:
         models = run_mapper(started, way.settings)
-    quick = replace(config.refine, rounds=1, threads=config.threads)
-    for model in models:
-        adjust(model, _fixed_ids(problem), quick)
     return [m for m in models if m.num_points3D() > 0]
 
 

@@ -42,7 +42,8 @@ class SfmConfig:
     focal_starts: focal lengths to try where it is unknown, in longer sides; prune_ratios: inlier ratios below which
     pairs are left out in later attempts; wide_merge_px: merge radius of the attempt meant for semi-dense matches;
     tree_starts: start pairs for the direct solver; rebuilt: best models that are rebuilt from the pairs that they
-    explain; max_attempts: how many ways are tried at most (None: 60 for up to 20 photos, 12 for up to 60, 4 beyond). A
+    explain; min_points: a model with fewer is chance (learned matchers agree with each other even on noise);
+    max_attempts: how many ways are tried at most (None: 60 for up to 20 photos, 12 for up to 60, 4 beyond). A
     clearly good model ends the search at once.
     """
 
@@ -55,6 +56,7 @@ class SfmConfig:
     wide_merge_px: float = 3.0
     tree_starts: int = 3
     rebuilt: int = 3
+    min_points: int = 40
     max_attempts: int | None = None
     threads: int = 1
     seed: int = 0
@@ -123,10 +125,9 @@ def estimate_poses(
             score = score_model(model, problem, matches, weights, config)
             if not score.good(config.score):
                 adjust(model, _fixed_ids(problem), replace(config.refine, rounds=1, threads=config.threads))
-                if model.num_points3D() == 0:
-                    continue
                 score = score_model(model, problem, matches, weights, config)
-            found.append(_Candidate(model, score, way.name))
+            if model.num_points3D() >= config.min_points:
+                found.append(_Candidate(model, score, way.name))
             seconds = time.perf_counter() - started
             attempts.append(Attempt(way.name, score.registered, model.num_points3D(), score.value, seconds))
         progress("poses", number + 1, budget)

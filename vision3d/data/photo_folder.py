@@ -59,8 +59,9 @@ class SkippedPhoto:
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that puts 2.jpg before 10.jpg."""
-    parts = re.split(r"([0-9]+)", unicodedata.normalize("NFC", name).casefold())
+    """Sort key that puts 2.jpg before 10.jpg, and a.jpg before "a copy.jpg"."""
+    stem = re.sub(r"\.[^./]*$", "", name)
+    parts = re.split(r"([0-9]+)", unicodedata.normalize("NFC", stem).casefold())
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part)
 
 

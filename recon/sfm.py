@@ -26,6 +26,7 @@ from vision3d.recon.camera_starts import (
     working_pairs,
 )
 from vision3d.recon.few_view import TreeConfig, rebuild, solve_by_tree
+from vision3d.recon.gauge import canonical
 from vision3d.recon.left_out import reasons_left_out
 from vision3d.recon.mapping import MapperSettings, MappingProblem, run_mapper
 from vision3d.recon.model_score import ModelScore, ScoreConfig, model_score
@@ -157,7 +158,7 @@ def estimate_poses(
     model, words = refine_model(best.model, _fixed_ids(problem), refine)
     registered = frozenset(model.images[i].name for i in model.reg_image_ids())
     left_out = reasons_left_out(priors, pairs, registered)
-    return SfmResult(original_scene(model, priors), left_out, tuple(attempts), best.score, best.name, words)
+    return SfmResult(canonical(original_scene(model, priors)), left_out, tuple(attempts), best.score, best.name, words)
 
 
 def original_scene(model: pycolmap.Reconstruction, priors: Mapping[str, CameraPrior]) -> Scene:

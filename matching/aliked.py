@@ -90,7 +90,7 @@ class LeanAliked(ALIKED):  # type: ignore[misc]
         grid = torch.stack(torch.meshgrid(*[torch.arange(k, device=keypoints.device)] * 2, indexing="xy"), dim=-1)
         mix = head.agg_weights.flatten(0, 1)
         parts = [keypoints.new_zeros(0, mix.shape[1])]
-        for points in torch.split(keypoints, CHUNK):
+        for points in torch.split(keypoints, CHUNK) if len(keypoints) else ():
             start = (points.long() - k / 2 + 1).long()  # as in the published code
             start = torch.minimum(start.clamp(min=0), (size - 1 - k).clamp(min=0))
             patch = self._features(maps, start[:, None, None] + grid, corner)  # n k k c

@@ -73,7 +73,7 @@ class Gatherer:
 
     def _extract(self, matcher: FeatureMatcher, store: FeatureStore, turns: Mapping[str, int]) -> dict[str, int]:
         stage = f"features ({matcher.name})"
-        missing = [p for p in self.photos if f"{p.sha256}-{turns.get(p.name, 0)}" not in store]
+        missing = [p for p in self.photos if store.get(p.sha256, turns.get(p.name, 0)) is None]
         done = len(self.photos) - len(missing)
         self.progress(stage, done, len(self.photos))
         for start in range(0, len(missing), BATCH):
@@ -191,8 +191,9 @@ class Gatherer:
                     self.progress(stage, done, len(pairs))
             write_verified(folder / "pairs.npz", result)
 
-        path, _ = self.folder.stage(f"verified-{matcher.name}", key, build)
-        return read_verified(path / "pairs.npz")
+        return self.folder.stage(
+            f"verified-{matcher.name}", key, build, lambda folder: read_verified(folder / "pairs.npz")
+        )
 
     def _correspondences(
         self,

@@ -25,10 +25,12 @@ def triangulate_known_poses(
     pairs: Mapping[Pair, VerifiedPair],
     config: SfmConfig | None = None,
     progress: Progress = silent,
+    scratch: Path | None = None,
 ) -> SfmResult:
     """A scene with exactly the given cameras and poses; photos without a pose are left out.
 
-    Every photo with a pose is in the scene, even where it sees no point.
+    Every photo with a pose is in the scene, even where it sees no point. scratch: folder for a temporary database, None
+    for the system's.
     """
     config = config or SfmConfig()
     progress("poses", 0, 1)
@@ -39,7 +41,9 @@ def triangulate_known_poses(
     everyone = {name: prior.group for name, prior in posed.items()}
     graph = build_tracks(sorted(everyone), matches, config.tracks)
     every = frozenset(cameras)
-    problem = replace(problem, cameras=cameras, group_of=everyone, fixed=every, prior_focal=every, graph=graph)
+    problem = replace(
+        problem, cameras=cameras, group_of=everyone, fixed=every, prior_focal=every, graph=graph, scratch=scratch
+    )
     model = _triangulate(problem, cam_from_world, config)
     adjust(model, set(model.cameras), replace(config.refine, threads=config.threads), fixed_poses=True)
     score = score_model(model, problem, matches, weights, config)
@@ -52,7 +56,7 @@ def _triangulate(
     problem: MappingProblem, cam_from_world: Mapping[str, RigidTransform], config: SfmConfig
 ) -> pycolmap.Reconstruction:
     settings = MapperSettings(two_view_tracks=True, threads=config.threads, seed=config.seed)
-    with tempfile.TemporaryDirectory(prefix="vision3d-tri-") as folder, quiet_colmap():
+    with tempfile.TemporaryDirectory(prefix="vision3d-tri-", dir=problem.scratch) as folder, quiet_colmap():
         database = Path(folder) / "database.db"
         ids = write_database(database, problem)
         model = pycolmap.Reconstruction()

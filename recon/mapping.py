@@ -24,7 +24,8 @@ class MappingProblem:
     """What a mapper gets. All px are working px: photos scaled down to verification.REFERENCE_SIZE where larger.
 
     cameras: start intrinsics by group; group_of: camera group of each photo; fixed: groups whose intrinsics are given;
-    prior_focal: groups with a focal length to trust (given or from EXIF); geometry: per accepted pair.
+    prior_focal: groups with a focal length to trust (given or from EXIF); geometry: per accepted pair; scratch: folder
+    for COLMAP's temporary database, None for the system's.
     """
 
     cameras: Mapping[int, Camera]
@@ -33,6 +34,7 @@ class MappingProblem:
     prior_focal: frozenset[int]
     graph: TrackGraph
     geometry: Mapping[Pair, TwoViewGeometry] = field(default_factory=dict)
+    scratch: Path | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,7 +64,7 @@ class MapperSettings:
 
 def run_mapper(problem: MappingProblem, settings: MapperSettings) -> list[pycolmap.Reconstruction]:
     """Models, most registered photos first (possibly none). Deterministic."""
-    with tempfile.TemporaryDirectory(prefix="vision3d-map-") as folder, quiet_colmap():
+    with tempfile.TemporaryDirectory(prefix="vision3d-map-", dir=problem.scratch) as folder, quiet_colmap():
         database = Path(folder) / "database.db"
         write_database(database, problem)
         output = Path(folder) / "models"

@@ -96,6 +96,12 @@ def reconstruct(config: ReconstructConfig, progress: Progress = silent) -> Recon
     poses = None
     if config.known_poses and config.intrinsics is not None:
         poses = known_poses(infos, config.intrinsics)
+        if len(poses) < 2:
+            raise UsageError(f"--known-poses: {config.intrinsics} has the pose of one photo only, two are needed")
+    if config.masks is not None and not any(info.mask for info in infos):
+        raise UsageError(
+            f"--masks {config.masks} has no mask for any photo; a mask of {infos[0].name} is called {infos[0].name}.png"
+        )
     with open_run(config.out) as folder:
         run = _Run(config, folder, progress, infos, skipped, priors, poses)
         run.timings["photos"] = time.perf_counter() - started
@@ -196,16 +202,15 @@ class _Run:
 
         def build(target: Path) -> None:
             if self.poses is not None:
-                result = triangulate_known_poses(self.priors, self.poses, pairs, config, self.progress)
+                result = triangulate_known_poses(self.priors, self.poses, pairs, config, self.progress, target)
             else:
-                result = estimate_poses(self.priors, pairs, config, self.progress)
+                result = estimate_poses(self.priors, pairs, config, self.progress, target)
             if result.scene is not None:
                 result = replace(result, scene=colored(result.scene, self.infos, self.config.max_size, self.progress))
             write_result(target, result)
 
         with self._timed("poses"):
-            path, _ = self.folder.stage(f"poses-{name}", key, build)
-            return read_result(path)
+            return self.folder.stage(f"poses-{name}", key, build, read_result)
 
     def _finish(self, pairs: Mapping[Pair, VerifiedPair], result: SfmResult | None) -> ReconstructResult:
         config = self.config
@@ -217,7 +222,14 @@ class _Run:
             left_out |= result.left_out
             if result.scene is None:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in list(result.left_out.items())[:3])
-                raise Vision3DError(f"no two photos could be placed ({reasons})")
+                kept = f"; the results of an earlier run in {config.out} are kept" if self._has_results() else ""
+                raise Vision3DError(f"no two photos could be placed ({reasons}){kept}")
+            if len(result.scene.points) == 0:
+                self.warnings.append(
+                    "no point could be triangulated: the photos show nothing in common from these poses"
+                )
+        elif self._has_results():
+            self.warnings.append(f"the results of an earlier run in {config.out} are kept as they are")
         summary = RunSummary(
             title=_title(config.photos.resolve()),
             settings=config,
@@ -234,7 +246,8 @@ class _Run:
             warnings=tuple(self.warnings),
         )
         with self._timed("results"):
-            write_results(self.folder, summary, self.progress)
+            if result is not None or not self._has_results():
+                write_results(self.folder, summary, self.progress)
         return ReconstructResult(
             scene=None if result is None else result.scene,
             left_out=left_out,
@@ -244,6 +257,9 @@ class _Run:
             warnings=tuple(self.warnings),
             out=config.out,
         )
+
+    def _has_results(self) -> bool:
+        return (self.folder.path / "cameras.json").is_file()
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -259,6 +275,8 @@ def _check(config: ReconstructConfig) -> None:
         raise UsageError(f"no matcher is called {config.matcher!r}; use auto, {', '.join(MATCHERS)}")
     if config.max_size < 64:
         raise UsageError(f"--max-size {config.max_size} is too small to match anything; 1024 is usual")
+    if not 0 <= config.seed < 2**31:
+        raise UsageError(f"--seed {config.seed}: name a number from 0 to {2**31 - 1}")
     if config.known_poses and config.intrinsics is None:
         raise UsageError("--known-poses needs --intrinsics FILE with intrinsics and poses")
 

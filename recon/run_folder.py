@@ -5,16 +5,22 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from vision3d.data.photo_folder import RUN_MARKER
 from vision3d.errors import UsageError, Vision3DError
 from vision3d.io.atomic import atomic_directory, recover_leftovers
 
 RUN_FILE = "run.json"
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +34,28 @@ class RunFolder:
         """Where caches and stage outputs lie; deleting it costs time, never a result."""
         return self.path / "stages"
 
-    def stage(self, name: str, key: dict[str, object], build: Callable[[Path], None]) -> tuple[Path, bool]:
-        """The folder with a stage's output, and whether it had to be made.
+    def stage(self, name: str, key: dict[str, object], build: Callable[[Path], None], load: Callable[[Path], T]) -> T:
+        """What `load` reads from the folder with a stage's output.
 
         `key` is everything that the output depends on (plain JSON values). An output with that key is reused;
         otherwise `build` fills a temporary folder, which gets its final name only when it is whole. Outputs of the
-        same stage with other keys go only after that.
+        same stage with other keys go only after that. An output that was damaged since, so that it cannot be read, is
+        made again.
         """
         text = json.dumps(key, sort_keys=True, ensure_ascii=False)
         final = self.stages / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         if (final / "key.json").is_file():
-            return final, False
+            try:
+                return load(final)
+            except Exception as error:  # damaged files raise nearly anything
+                log.warning("%s is damaged (%s): it is made again", final, error)
         with atomic_directory(final) as folder:
             build(folder)
             (folder / "key.json").write_text(text, encoding="utf-8")
         for old in self.stages.glob(f"{name}-*"):
             if old != final:
                 shutil.rmtree(old, ignore_errors=True)
-        return final, True
+        return load(final)
 
 
 @contextmanager
@@ -57,8 +67,8 @@ def open_run(path: Path) -> Iterator[RunFolder]:
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"--out {path} is a file; name a folder")
-    marker = path / "stages" / "RUN"
-    if path.is_dir() and not marker.is_file() and any(not _empty_stages(entry) for entry in path.iterdir()):
+    marker = path / RUN_MARKER
+    if path.is_dir() and not is_run(path) and any(not _empty_stages(entry) for entry in path.iterdir()):
         raise UsageError(f"--out {path} holds something else; name a new or empty folder, or an earlier run's")
     try:
         marker.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +83,16 @@ def open_run(path: Path) -> Iterator[RunFolder]:
         recover_leftovers(marker.parent)
         recover_leftovers(path)
         yield RunFolder(path)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a run of ours made this folder: by its marker, or by run.json where stages/ was deleted."""
+    if (path / RUN_MARKER).is_file():
+        return True
+    try:
+        return "vision3d" in json.loads((path / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _empty_stages(entry: Path) -> bool:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pycolmap
 import torch
@@ -109,10 +110,15 @@ def estimate_poses(
     pairs: Mapping[Pair, VerifiedPair],
     config: SfmConfig | None = None,
     progress: Progress = silent,
+    scratch: Path | None = None,
 ) -> SfmResult:
-    """Cameras, points and reasons for photos left out. `pairs` may hold rejected ones: they explain reasons."""
+    """Cameras, points and reasons for photos left out. `pairs` may hold rejected ones: they explain reasons.
+
+    scratch: folder for temporary databases, None for the system's.
+    """
     config = config or SfmConfig()
     problem, matches, weights = mapping_problem(priors, pairs, config)
+    problem = replace(problem, scratch=scratch)
     attempts: list[Attempt] = []
     found: list[_Candidate] = []
     reached, since, patience = -math.inf, 0, _patience(len(priors))

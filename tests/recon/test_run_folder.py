@@ -1,11 +1,16 @@
 """Run folders: ownership, locks, and stages that are whole or absent."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from vision3d.errors import UsageError
 from vision3d.recon.run_folder import open_run
+
+
+def _read(folder: Path) -> str:
+    return (folder / "value").read_text()
 
 
 def test_a_stage_is_built_once_for_the_same_key(tmp_path: Path) -> None:
@@ -16,12 +21,20 @@ def test_a_stage_is_built_once_for_the_same_key(tmp_path: Path) -> None:
         (folder / "value").write_text(str(len(built)))
 
     with open_run(tmp_path / "out") as run:
-        first, made = run.stage("poses", {"seed": 0}, build)
-        assert made and (first / "value").read_text() == "1"
-        again, made = run.stage("poses", {"seed": 0}, build)
-        assert not made and again == first and len(built) == 1
-        other, made = run.stage("poses", {"seed": 1}, build)
-        assert made and other != first and not first.exists()
+        assert run.stage("poses", {"seed": 0}, build, _read) == "1"
+        assert run.stage("poses", {"seed": 0}, build, _read) == "1" and len(built) == 1
+        assert run.stage("poses", {"seed": 1}, build, _read) == "2"
+        assert len(list(run.stages.glob("poses-*"))) == 1, "the old output goes when the new one is whole"
+
+
+def test_a_damaged_stage_is_made_again(tmp_path: Path) -> None:
+    def build(folder: Path) -> None:
+        (folder / "value").write_text("whole")
+
+    with open_run(tmp_path / "out") as run:
+        run.stage("poses", {}, build, _read)
+        next(run.stages.glob("poses-*/value")).unlink()
+        assert run.stage("poses", {}, build, _read) == "whole"
 
 
 def test_a_stage_that_fails_leaves_nothing_and_keeps_the_old_one(tmp_path: Path) -> None:
@@ -30,11 +43,20 @@ def test_a_stage_that_fails_leaves_nothing_and_keeps_the_old_one(tmp_path: Path)
         raise RuntimeError("killed")
 
     with open_run(tmp_path / "out") as run:
-        old, _ = run.stage("poses", {"seed": 0}, lambda folder: None)
+        run.stage("poses", {"seed": 0}, lambda folder: None, str)
+        old = [p.name for p in run.stages.iterdir() if p.is_dir()]
         with pytest.raises(RuntimeError):
-            run.stage("poses", {"seed": 1}, fails)
-        assert old.is_dir()
-        assert [p.name for p in run.stages.iterdir() if p.is_dir()] == [old.name]
+            run.stage("poses", {"seed": 1}, fails, str)
+        assert [p.name for p in run.stages.iterdir() if p.is_dir()] == old
+
+
+def test_results_stay_ours_without_their_stages(tmp_path: Path) -> None:
+    with open_run(tmp_path / "out"):
+        pass
+    (tmp_path / "out" / "run.json").write_text('{"vision3d": "0.1.0"}')
+    shutil.rmtree(tmp_path / "out" / "stages")
+    with open_run(tmp_path / "out") as run:
+        assert run.stages.is_dir()
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:

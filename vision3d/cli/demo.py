@@ -23,10 +23,19 @@ class DemoConfig:
 
 def run(config: DemoConfig) -> int:
     """Cameras and points from two photos; then, with XFeat's weights, many more points for the same cameras."""
+    from vision3d.data.photo_folder import RUN_MARKER
+    from vision3d.errors import UsageError
     from vision3d.eval.motorcycle import measure, write_motorcycle
     from vision3d.matching.catalogue import weights_on_disk
     from vision3d.recon.pipeline import ReconstructConfig, reconstruct
 
+    if config.out.exists() and not (config.out / "result" / RUN_MARKER).is_file():
+        if not config.out.is_dir():
+            raise UsageError(f"--out {config.out} is a file; name a folder")
+        if any(config.out.iterdir()):
+            raise UsageError(f"--out {config.out} holds something else; name a new or empty folder")
+    (config.out / "result" / RUN_MARKER).parent.mkdir(parents=True, exist_ok=True)
+    (config.out / "result" / RUN_MARKER).touch()
     photos = config.out / "photos"
     intrinsics = write_motorcycle(photos)
     sparse, dense = config.out / "result", config.out / "semidense"

@@ -67,6 +67,15 @@ def match_photos(config: MatchConfig) -> MatchResult:
     read, weights are missing or the folder cannot be written.
     """
     out = config.out
+    for photo in (config.photo0, config.photo1):
+        if not photo.is_file():
+            raise UsageError(f"{photo} is no photo: there is no such file")
+    if not config.threshold_px > 0 or config.threshold_px > 1000:
+        raise UsageError(f"--threshold-px {config.threshold_px} makes no sense; 2 is usual")
+    if config.max_size is not None and config.max_size < 16:
+        raise UsageError(f"--max-size {config.max_size} is too small to match anything; 1024 is usual")
+    if not 0 <= config.seed < 2**31:
+        raise UsageError(f"--seed {config.seed}: name a number from 0 to {2**31 - 1}")
     _check_out(out)
     start = time.perf_counter()
     found, image0, image1, settings, note = _match(config)

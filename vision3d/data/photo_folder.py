@@ -25,6 +25,9 @@ from vision3d.data.exif import focal_from_exif, text
 PHOTO_EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".ppm", ".pgm", ".mpo")
 # Photos all the same, but their readers are not in Pillow: named to the user rather than passed over.
 UNREAD_EXTENSIONS = (".heic", ".heif", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2")
+RUN_MARKER = (
+    "stages/RUN"  # a folder that holds this is the output of `vision3d reconstruct`: its pictures are no photos
+)
 _CHECK_SIZE = 512  # px; small enough that JPEGs are checked at an eighth of their size
 
 
@@ -74,8 +77,8 @@ def scan_folder(
     """The photos of a folder and its subfolders in natural order, and the files left out with the reason.
 
     Every photo is decoded once (reduced, in threads), so that damaged files are known before the work starts. Hidden
-    files and folders are ignored, as is the folder of masks; a subfolder called `masks` is never read as photos. Of
-    byte-identical photos the first is kept.
+    files and folders are ignored, as are the folder of masks and results of earlier runs; a subfolder called `masks` is
+    never read as photos. Of byte-identical photos the first is kept.
 
     Args:
         folder: where the photos are.
@@ -159,7 +162,7 @@ def _list_files(root: Path, mask_root: Path | None, exclude: Path | None) -> tup
     for parent, folders, files in os.walk(root):
         below = Path(parent).relative_to(root)
         for sub in list(folders):
-            if (Path(parent) / sub).resolve() == exclude:
+            if (Path(parent) / sub).resolve() == exclude or (Path(parent) / sub / RUN_MARKER).is_file():
                 folders.remove(sub)
                 continue
             is_masks = (Path(parent) / sub).resolve() == mask_folder

@@ -153,7 +153,7 @@ def _read_camera(where: str, entry: Mapping[str, Any]) -> Camera:
 
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and value == int(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < 1e9 and value == int(value)
 
 
 def _short(value: object) -> str:

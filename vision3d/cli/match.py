@@ -168,6 +168,7 @@ def _write(config: MatchConfig, found: TwoPhotoMatches, image0: Image, image1: I
         "inliers": agreed.num_inliers,
         "model": agreed.model,
         "matrix": None if agreed.matrix is None else agreed.matrix.tolist(),
+        "independent_inliers": agreed.independent,
         "log10_nfa": agreed.log10_nfa if np.isfinite(agreed.log10_nfa) else None,
         "estimator": "poselib LO-RANSAC, the better of fundamental matrix and homography by NFA",
         "threshold_px": round(agreed.threshold_px, 3),
@@ -223,7 +224,9 @@ def _versions() -> dict[str, str]:
 
 def _sentence(summary: dict[str, Any]) -> str:
     model = "one fundamental matrix" if summary["model"] == "fundamental" else "one homography"
-    turned = f", photo 1 turned by {summary['turn1_deg']} degrees" if summary["turn1_deg"] else ""
+    turned = (
+        f", photo 1 turned by {summary['turn1_deg']} degrees" if summary["turn1_deg"] and summary["related"] else ""
+    )
     text = f"{summary['inliers']} of {summary['count']} matches agree on {model}"
     if not summary["related"]:
         text = f"nothing in common: {text}, as by chance" if summary["inliers"] else "nothing in common"

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vision3d.core import Correspondences
+from vision3d.geometry.false_alarms import epipolar_chance, log10_nfa
 
 CELLS = 32  # along the longer side; matches that share a cell count once
 REFERENCE_SIZE = 1024  # px; thresholds hold for photos of this longer side and grow with larger ones
@@ -99,21 +100,6 @@ def one_per_cell(
     return mask
 
 
-def log10_nfa(n: int, inliers: int, sample: int, chance: float) -> float:
-    """log10 of the expected number of models, among all through `sample` of n matches, with as many inliers by chance.
-
-    chance: the probability that a random match agrees with a model. IJCV 2004, eq. 12, for one threshold.
-    """
-    if inliers <= sample:
-        return math.inf
-    return (
-        math.log10(max(n - sample, 1))
-        + _log10_binomial(n, inliers)
-        + _log10_binomial(inliers, sample)
-        + (inliers - sample) * math.log10(min(1.0, max(chance, 1e-12)))
-    )
-
-
 def _better(
     best: Agreement,
     model: Literal["fundamental", "homography"],
@@ -126,8 +112,7 @@ def _better(
     mask = torch.from_numpy(np.asarray(inliers, dtype=bool))
     width, height = size
     if model == "fundamental":
-        # a band of the threshold on both sides of the longest possible line
-        sample, chance = 7, 2 * threshold * math.hypot(width, height) / (width * height)
+        sample, chance = 7, epipolar_chance(threshold, width, height)
     else:
         sample, chance = 4, math.pi * threshold**2 / (width * height)
     counted = int(mask.numpy()[alone].sum())
@@ -137,7 +122,3 @@ def _better(
     scaled = np.array(matrix, dtype=np.float64)
     scaled /= scaled[2, 2] if model == "homography" else np.linalg.norm(scaled)
     return Agreement(model, torch.from_numpy(scaled), mask, threshold, nfa, counted)
-
-
-def _log10_binomial(n: int, k: int) -> float:
-    return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(10)

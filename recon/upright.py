@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vision3d.matching.base import Features, Matches
@@ -62,25 +62,6 @@ def upright_turns(
         if len(group) > 1:
             turns[group] = _synchronise(weight[np.ix_(group, group)])
     return {name: int(turns[i]) for name, i in index.items()}
-
-
-def turn_points(points: Float[Tensor, "n 2"], size: tuple[int, int], k: int) -> Float[Tensor, "n 2"]:
-    """Points in px of `torch.rot90(rgb, k, (1, 2))` back to px of rgb, whose size is (width, height)."""
-    width, height = size
-    x, y = points[:, 0], points[:, 1]
-    k %= 4
-    if k == 0:
-        return points
-    if k == 1:
-        return torch.stack([width - y, x], dim=1)
-    if k == 2:
-        return torch.stack([width - x, height - y], dim=1)
-    return torch.stack([y, height - x], dim=1)
-
-
-def turned_pairs(turns: Mapping[str, int]) -> Int[Tensor, " 4"]:
-    """Number of photos per turn, for reports."""
-    return torch.bincount(torch.tensor(list(turns.values()), dtype=torch.int64), minlength=4)
 
 
 def _synchronise(weight: np.ndarray) -> np.ndarray:

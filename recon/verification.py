@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vision3d.core import Camera, Correspondences, RigidTransform
+from vision3d.geometry.false_alarms import epipolar_chance, log10_nfa
 
 PairKind = Literal["calibrated", "uncalibrated", "planar", "panoramic", "identical", "rejected"]
 
@@ -109,26 +110,13 @@ def verify_pair(
         sample = 7
     inliers = np.asarray(info["inliers"], dtype=bool)
     count = int(inliers.sum())
-    nfa = log10_nfa(n, count, sample, threshold, camera1.width, camera1.height)
+    nfa = log10_nfa(n, count, sample, epipolar_chance(threshold, camera1.width, camera1.height))
     if count < config.min_inliers:
         return _rejected(n, f"only {count} of {n} matches agree with one camera motion")
     if nfa > config.max_log10_nfa:
         return _rejected(n, f"{count} of {n} matches agree, which can be chance")
     kind = _kind(x0[inliers], x1[inliers], camera0, camera1, ransac, config, calibrated)
     return TwoViewGeometry(kind, torch.from_numpy(inliers), pose, torch.from_numpy(fundamental), nfa, None)
-
-
-def log10_nfa(n: int, inliers: int, sample: int, threshold_px: float, width: int, height: int) -> float:
-    """log10 of the number of false alarms of `inliers` out of n matches within threshold_px of epipolar lines."""
-    if inliers <= sample:
-        return math.inf
-    alpha = min(1.0, 2.0 * math.hypot(width, height) * threshold_px / (width * height))
-    return (
-        math.log10(max(n - sample, 1))
-        + _log10_binomial(n, inliers)
-        + _log10_binomial(inliers, sample)
-        + (inliers - sample) * math.log10(alpha)
-    )
 
 
 def fundamental_from_pose(cam1_from_cam0: RigidTransform, camera0: Camera, camera1: Camera) -> Float[Tensor, "3 3"]:
@@ -181,7 +169,3 @@ def _kind(
 
 def _rejected(n: int, reason: str) -> TwoViewGeometry:
     return TwoViewGeometry("rejected", torch.zeros(n, dtype=torch.bool), None, None, math.inf, reason)
-
-
-def _log10_binomial(n: int, k: int) -> float:
-    return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(10)

@@ -10,12 +10,13 @@ import torch
 
 from vision3d.core import Correspondences, Image
 from vision3d.data.photos import load_photo
+from vision3d.geometry.false_alarms import log10_nfa
 from vision3d.matching.base import Features, Matches
 from vision3d.matching.catalogue import make_matcher, weights_on_disk
 from vision3d.matching.classical import Sift
 from vision3d.matching.turns import turn_image
 from vision3d.matching.two_photos import match_two_photos
-from vision3d.matching.verify import agreement, log10_nfa
+from vision3d.matching.verify import agreement
 
 
 def _stereo() -> tuple[Image, Image]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from vision3d.matching.base import Features, Matches
-from vision3d.recon.upright import turn_points, turn_votes, upright_turns
+from vision3d.matching.turns import unturn_points
+from vision3d.recon.upright import turn_votes, upright_turns
 
 
 def _features(angles: torch.Tensor) -> Features:
@@ -62,7 +63,7 @@ def test_points_of_the_turned_photo_go_back(k: int) -> None:
     rgb[:, 11, 25] = 1
     turned = torch.rot90(rgb, k, (1, 2))
     y, x = (int(v[0]) for v in torch.nonzero(turned[0], as_tuple=True))
-    back = turn_points(torch.tensor([[x + 0.5, y + 0.5]]), (60, 40), k)
+    back = unturn_points(torch.tensor([[x + 0.5, y + 0.5]]), (60, 40), k)
     assert back.tolist() == [[25.5, 11.5]]
 
 

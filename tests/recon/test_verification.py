@@ -6,7 +6,8 @@ import torch
 from synthetic_matches import ring, worst_errors
 
 from vision3d.core import Camera, Correspondences, RigidTransform
-from vision3d.recon.verification import VerificationConfig, fundamental_from_pose, log10_nfa, verify_pair
+from vision3d.geometry.false_alarms import epipolar_chance, log10_nfa
+from vision3d.recon.verification import VerificationConfig, fundamental_from_pose, verify_pair
 
 CAMERA = Camera(640, 480, (700.0, 700.0), (320.0, 240.0))
 
@@ -115,8 +116,8 @@ def test_the_same_seed_gives_the_same_result() -> None:
 
 
 def test_false_alarms_fall_with_agreement() -> None:
-    values = [log10_nfa(100, k, 7, 2.0, 640, 480) for k in (7, 10, 20, 50, 100)]
+    values = [log10_nfa(100, k, 7, epipolar_chance(2.0, 640, 480)) for k in (7, 10, 20, 50, 100)]
     assert values[0] == float("inf")
     assert values[1:] == sorted(values[1:], reverse=True)
     # 40 random matches give about 12 inliers of the best of many fundamental matrices: that must count as chance.
-    assert log10_nfa(40, 12, 7, 2.0, 640, 480) > 0
+    assert log10_nfa(40, 12, 7, epipolar_chance(2.0, 640, 480)) > 0

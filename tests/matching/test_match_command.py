@@ -74,7 +74,7 @@ def test_folder_that_holds_something_else_is_left_alone(
 
 @pytest.mark.parametrize(
     ("argument", "code", "words"),
-    [("text.jpg", 1, "text.jpg"), ("absent.jpg", 1, "absent.jpg"), ("one.png", 1, "one.png")],
+    [("text.jpg", 1, "text.jpg"), ("absent.jpg", 2, "absent.jpg"), ("one.png", 1, "one.png")],
 )
 def test_bad_photos_are_one_clear_line(
     photos: tuple[Path, Path, Path],

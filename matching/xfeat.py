@@ -51,7 +51,7 @@ def resize_to_multiple(rgb: Float[Tensor, "b 3 h w"], step: int = 32) -> tuple[T
 
 
 class XFeatLighterGlue(LearnedMatcher):
-    """XFeat keypoints with LighterGlue: the fastest learned matcher on a CPU."""
+    """XFeat keypoints with LighterGlue: the cheapest learned features on a CPU."""
 
     name = "xfeat-lighterglue"
     _descriptor_dim = 64
@@ -60,7 +60,7 @@ class XFeatLighterGlue(LearnedMatcher):
         self,
         *,
         max_size: int = 1024,
-        max_keypoints: int = 4096,
+        max_keypoints: int = 2048,
         threshold: float = 0.05,
         min_keypoints: int = 512,
         depth_confidence: float = -1.0,

@@ -49,6 +49,31 @@ def test_photos_to_cameras_and_points(room: tuple[Path, Path], tmp_path: Path, c
     assert again["timings_s"]["poses"] < run["timings_s"]["poses"]
 
 
+def test_damaged_and_deleted_stages_are_made_again(room: tuple[Path, Path], tmp_path: Path) -> None:
+    argv = ["reconstruct", str(room[0]), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main(argv) == 0
+    before = (tmp_path / "out" / "cameras.json").read_text()
+    stages = tmp_path / "out" / "stages"
+    pairs = next(stages.glob("verified-*/pairs.npz"))
+    pairs.write_bytes(pairs.read_bytes()[:2000])
+    next(stages.glob("poses-*/result.json")).write_bytes(b"\xff\x00 not json")
+    segment = next(stages.glob("features/*/segment-*.h5"))
+    segment.write_bytes(segment.read_bytes()[:-5000])
+    assert main(argv) == 0
+    assert (tmp_path / "out" / "cameras.json").read_text() == before
+    shutil.rmtree(stages)
+    assert main(argv) == 0
+    assert (tmp_path / "out" / "cameras.json").read_text() == before
+
+
+def test_results_inside_the_photo_folder_are_not_photos(room: tuple[Path, Path], tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(room[0], photos)
+    for out in ("first", "second"):
+        assert main(["reconstruct", str(photos), "--out", str(photos / out), "--quiet"]) == 0
+        assert json.loads((photos / out / "run.json").read_text())["counts"]["photos"] == 4
+
+
 def test_known_intrinsics_are_kept(room: tuple[Path, Path], tmp_path: Path) -> None:
     photos, truth = room
     assert main(["reconstruct", str(photos), "--out", str(tmp_path / "out"), "--intrinsics", str(truth)]) == 0
@@ -110,10 +135,12 @@ def test_bad_photos_among_good_ones_are_reported(room: tuple[Path, Path], tmp_pa
     rng = np.random.default_rng(3)
     noise = cv2.resize(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8), (480, 360), interpolation=cv2.INTER_CUBIC)
     cv2.imwrite(str(folder / "elsewhere.png"), noise)
+    PILImage.new("RGB", (480, 360), (90, 90, 90)).save(folder / "blank.png")
     assert main(["reconstruct", str(folder), "--out", str(tmp_path / "out")]) == 0
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["counts"]["registered"] == 4
-    assert set(run["left_out"]) == {"notes.jpg", "cut.jpg", "empty.png", "dot.png", "view_0 copy.png", "elsewhere.png"}
+    bad = {"notes.jpg", "cut.jpg", "empty.png", "dot.png", "view_0 copy.png", "elsewhere.png", "blank.png"}
+    assert set(run["left_out"]) == bad
     assert all(run["left_out"].values())
 
 
@@ -160,6 +187,13 @@ def test_an_out_that_cannot_be_written(room: tuple[Path, Path], capsys: pytest.C
     assert "cannot write" in _fails(["reconstruct", str(room[0]), "--out", "/proc/vision3d"], 1, capsys)
 
 
+def test_the_demo_leaves_other_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "left.png").write_text("mine")
+    assert "something else" in _fails(["demo", "--out", str(tmp_path)], 2, capsys)
+    assert (tmp_path / "photos" / "left.png").read_text() == "mine"
+
+
 def test_a_full_disk_ends_in_one_line(room: tuple[Path, Path], tmp_path: Path) -> None:
     """Files may not grow beyond 100 kB here, which fails as a full disk does."""
     code = (
@@ -179,5 +213,8 @@ def test_wrong_settings(room: tuple[Path, Path], tmp_path: Path, capsys: pytest.
     assert "sift" in _fails([*base, "--matcher", "shift"], 2, capsys)
     assert "too small" in _fails([*base, "--max-size", "3"], 2, capsys)
     assert "--intrinsics" in _fails([*base, "--known-poses"], 2, capsys)
+    assert "--seed" in _fails([*base, "--seed", "-1"], 2, capsys)
+    (tmp_path / "masks").mkdir()
+    assert "no mask" in _fails([*base, "--masks", str(tmp_path / "masks")], 2, capsys)
     assert "nope.json" in _fails([*base, "--intrinsics", str(tmp_path / "nope.json")], 2, capsys)
     assert not (tmp_path / "out").exists()

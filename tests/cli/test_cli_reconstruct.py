@@ -49,10 +49,18 @@ def test_photos_to_cameras_and_points(room: tuple[Path, Path], tmp_path: Path, c
     assert again["timings_s"]["poses"] < run["timings_s"]["poses"]
 
 
+def _numbers(out: Path) -> np.ndarray:
+    """K and pose of all photos; equal to rounding for equal runs (bundle adjustment sums over several threads)."""
+    images = json.loads((out / "cameras.json").read_text())["images"]
+    return np.array(
+        [np.ravel(images[n]["K"]).tolist() + np.ravel(images[n]["cam_from_world"]).tolist() for n in images]
+    )
+
+
 def test_damaged_and_deleted_stages_are_made_again(room: tuple[Path, Path], tmp_path: Path) -> None:
     argv = ["reconstruct", str(room[0]), "--out", str(tmp_path / "out"), "--quiet"]
     assert main(argv) == 0
-    before = (tmp_path / "out" / "cameras.json").read_text()
+    before = _numbers(tmp_path / "out")
     stages = tmp_path / "out" / "stages"
     pairs = next(stages.glob("verified-*/pairs.npz"))
     pairs.write_bytes(pairs.read_bytes()[:2000])
@@ -60,10 +68,10 @@ def test_damaged_and_deleted_stages_are_made_again(room: tuple[Path, Path], tmp_
     segment = next(stages.glob("features/*/segment-*.h5"))
     segment.write_bytes(segment.read_bytes()[:-5000])
     assert main(argv) == 0
-    assert (tmp_path / "out" / "cameras.json").read_text() == before
+    np.testing.assert_allclose(_numbers(tmp_path / "out"), before, atol=1e-5)
     shutil.rmtree(stages)
     assert main(argv) == 0
-    assert (tmp_path / "out" / "cameras.json").read_text() == before
+    np.testing.assert_allclose(_numbers(tmp_path / "out"), before, atol=1e-5)
 
 
 def test_results_inside_the_photo_folder_are_not_photos(room: tuple[Path, Path], tmp_path: Path) -> None:

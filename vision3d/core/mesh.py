@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """Triangles in the world frame: vertices in the scene's unit, faces counter-clockwise from outside; colours 0 to 1."""
+    """Triangles in the world frame (scene unit), faces counter-clockwise from outside, colours in 0 to 1."""
 
     vertices: Float[Tensor, "n 3"]
     faces: Int[Tensor, "m 3"]

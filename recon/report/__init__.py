@@ -17,12 +17,19 @@ from PIL import Image
 from vision3d.core import Scene
 from vision3d.io.atomic import atomic_write_bytes
 from vision3d.recon.report import sections
+from vision3d.recon.report.curves_section import curves_section
 from vision3d.recon.report.data import Attempt, DrawnPair, PhotoRow, ReportData
 from vision3d.recon.report.overview import draw_overview
 from vision3d.recon.report.page import Page, Section, SectionMaker, prepare, render, save
+from vision3d.recon.report.render_section import render_section
+from vision3d.recon.report.surface_data import Curve, OptimisationCurves, RenderedView, ResultFile, SurfaceFigures
+from vision3d.recon.report.surface_section import surface_section
 
 SECTIONS: tuple[SectionMaker, ...] = (
     sections.scene_section,
+    render_section,
+    surface_section,
+    curves_section,
     sections.photos_section,
     sections.matrix_section,
     sections.pairs_section,
@@ -52,11 +59,16 @@ def write_overview(
 __all__ = [
     "SECTIONS",
     "Attempt",
+    "Curve",
     "DrawnPair",
+    "OptimisationCurves",
     "Page",
     "PhotoRow",
+    "RenderedView",
     "ReportData",
+    "ResultFile",
     "Section",
+    "SurfaceFigures",
     "draw_overview",
     "write_overview",
     "write_report",

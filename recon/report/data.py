@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from vision3d.core import Scene
-
-Rgb = UInt8[np.ndarray, "_h _w 3"]
+from vision3d.core import Mesh, Scene, Surfels
+from vision3d.recon.report.surface_data import (
+    OptimisationCurves,
+    RenderedView,
+    ResultFile,
+    Rgb,
+    SurfaceFigures,
+    mean_psnr,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +82,10 @@ class ReportData:
     scene: None if nothing was registered. pair_inliers: verified matches by the names of two photos, in either order.
     timings: seconds by stage, in the order they ran. settings: plain JSON values, nested as they like. versions,
     machine: label to text. warnings: sentences, the most important first.
+
+    What the surfel and mesh stages add, all optional: surfels and mesh are shown in the interactive view (thinned out
+    as needed) in the scene's frame; surface: its figures, where None those of surfels and mesh; renders: a view per
+    photo; curves: of the optimisation; orbit: an H.264 mp4 in the report's folder; files: links to other results.
     """
 
     title: str
@@ -89,6 +100,24 @@ class ReportData:
     seed: int | None = None
     attempts: Sequence[Attempt] = ()
     warnings: Sequence[str] = ()
+    surfels: Surfels | None = None
+    mesh: Mesh | None = None
+    surface: SurfaceFigures | None = None
+    renders: Sequence[RenderedView] = ()
+    curves: OptimisationCurves | None = None
+    orbit: Path | None = None
+    files: Sequence[ResultFile] = ()
+
+    def figures(self) -> SurfaceFigures:
+        """Those given, filled up with the sizes of surfels and mesh."""
+        given = self.surface or SurfaceFigures()
+        surfels, vertices, faces = given.surfels, given.vertices, given.faces
+        if surfels is None and self.surfels is not None:
+            surfels = len(self.surfels)
+        if self.mesh is not None:
+            vertices = len(self.mesh.vertices) if vertices is None else vertices
+            faces = len(self.mesh.faces) if faces is None else faces
+        return replace(given, surfels=surfels, vertices=vertices, faces=faces)
 
     def verdict(self) -> str:
         """The result in one line, e.g. "11 of 11 photos registered, 8,412 points, mean reprojection error 0.61 px"."""
@@ -100,6 +129,15 @@ class ReportData:
             errors = self.scene.errors[self.scene.errors.isfinite()]
             if len(errors):
                 parts.append(f"mean reprojection error {float(errors.mean()):.2f} px")
+        figures = self.figures()
+        if figures.faces is not None:
+            parts.append(f"surface of {figures.faces:,} {'face' if figures.faces == 1 else 'faces'}")
+        elif figures.surfels is not None:
+            parts.append(f"{figures.surfels:,} {'surfel' if figures.surfels == 1 else 'surfels'}")
+        for held_out, kind in ((True, "held-out"), (False, "rendered")):
+            if (psnr := mean_psnr(self.renders, held_out=held_out)) is not None:
+                parts.append(f"PSNR {psnr[0]:.1f} dB on {psnr[1]} {kind} {'photo' if psnr[1] == 1 else 'photos'}")
+                break
         if self.timings:
             parts.append(duration(sum(self.timings.values())))
         return ", ".join(parts)

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -49,9 +50,15 @@ def shrunk(rgb: UInt8[np.ndarray, "_h _w 3"], longest: int) -> UInt8[np.ndarray,
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
 
 
-def jpeg_uri(rgb: UInt8[np.ndarray, "_h _w 3"], max_bytes: int) -> tuple[str, int, int]:
-    """A JPEG as data URI of about `max_bytes` or less, and its width and height: lower quality first, then size."""
-    for longest, quality in ((max(rgb.shape), 84), (max(rgb.shape), 70), (256, 70), (192, 60), (128, 50), (64, 40)):
+def jpeg_uri(
+    rgb: UInt8[np.ndarray, "_h _w 3"], max_bytes: int, steps: Sequence[tuple[int, int]] | None = None
+) -> tuple[str, int, int]:
+    """A JPEG as data URI of about `max_bytes` or less, and its width and height: lower quality first, then size.
+
+    steps: (longest side in px, quality) in the order they are tried.
+    """
+    whole = max(rgb.shape)
+    for longest, quality in steps or ((whole, 84), (whole, 70), (256, 70), (192, 60), (128, 50), (64, 40)):
         small = shrunk(rgb, longest)
         stream = io.BytesIO()
         Image.fromarray(small).save(stream, "JPEG", quality=quality, optimize=True)

@@ -18,7 +18,17 @@ from vision3d.recon.report.markup import jpeg_uri, json_script, shrunk, text
 from vision3d.recon.report.statistics import photo_statistics
 
 THUMBNAIL_BYTES = 7_000_000  # of all thumbnails together, as base64
-SCRIPTS = ("page.js", "viewer.js", "viewer_input.js", "matrix.js", "table.js")
+SCRIPTS = (
+    "page.js",
+    "viewer.js",
+    "viewer_surface.js",
+    "viewer_input.js",
+    "compare.js",
+    "curves.js",
+    "matrix.js",
+    "table.js",
+)
+STYLES = ("report.css", "surface.css")
 LARGE_THUMBNAILS = 24  # so many photos are shown at 640 px, more at 320 px
 
 
@@ -79,7 +89,7 @@ def render(page: Page, header: str, makers: Sequence[SectionMaker]) -> str:
     state += "".join(json_script(f"data-{s.id}", s.state) for s in sections if s.state is not None)
     return Template(_asset("page.html")).substitute(
         title=text(page.data.title),
-        style=_asset("report.css"),
+        style="\n".join(_asset(name) for name in STYLES),
         header=header,
         links=links,
         body=body,

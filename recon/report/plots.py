@@ -88,7 +88,7 @@ def _edges(values: np.ndarray) -> np.ndarray:
     high = float(np.percentile(values, 99))
     if high <= 0:
         high = max(float(values.max()), 1.0)
-    step = _nice(high / 32)
+    step = nice(high / 32)
     return np.arange(math.ceil(high / step) + 1) * step
 
 
@@ -98,7 +98,7 @@ def _integer_edges(values: np.ndarray) -> np.ndarray:
     return np.arange(low, high + 2) - 0.5
 
 
-def _nice(step: float) -> float:
+def nice(step: float) -> float:
     """The next of 1, 2, 2.5, 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if factor * power >= step * 0.999)

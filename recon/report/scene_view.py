@@ -31,7 +31,8 @@ class SceneView:
 
     The cameras' mean direction of view has no x part and points to -z, their mean up is +y; most points lie within
     1 of the origin. `framing` are the points that a start view must show, `axes` the rows x, y, z of the world,
-    `floor` the height of the ground, `yaw` and `pitch` (radians) the start view.
+    `floor` the height of the ground, `yaw` and `pitch` (radians) the start view. `middle` and `scale` are the origin
+    of the view frame in the world and the length of the world's unit in it.
     """
 
     points: Float[np.ndarray, "n 3"]
@@ -44,6 +45,13 @@ class SceneView:
     point_size: float
     yaw: float
     pitch: float
+    middle: Float[np.ndarray, " xyz"]
+    scale: float
+
+    def of_world(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+        """World points in the view frame."""
+        seen: np.ndarray = (points - self.middle) @ self.axes * self.scale
+        return seen
 
 
 def view_of(scene: Scene, max_points: int = MAX_POINTS) -> SceneView:
@@ -78,7 +86,7 @@ def view_of(scene: Scene, max_points: int = MAX_POINTS) -> SceneView:
     yaw = min(
         -SIDE, SIDE, key=lambda side: fit(framing, near, side, PITCH, 1.6)[0]
     )  # the side that fills the picture more
-    return SceneView(points, colors, frustums, framing, near, view_from_world.T, floor, size, yaw, PITCH)
+    return SceneView(points, colors, frustums, framing, near, view_from_world.T, floor, size, yaw, PITCH, middle, scale)
 
 
 def fit(

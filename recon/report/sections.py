@@ -16,6 +16,8 @@ from vision3d.recon.report.page import Page, Section, statistics_of
 from vision3d.recon.report.plots import bars, histogram
 from vision3d.recon.report.scene_view import FIELD_OF_VIEW, view_of
 from vision3d.recon.report.statistics import track_lengths, triangulation_angles_deg
+from vision3d.recon.report.surface_data import mean_psnr
+from vision3d.recon.report.surface_view import surface_of
 
 MAX_DRAWN_PAIRS = 12
 
@@ -45,7 +47,7 @@ def scene_section(page: Page) -> Section:
     view = view_of(scene)
     photos = {row.name: thumb.rgb for row, thumb in zip(page.data.photos, page.thumbnails, strict=True) if thumb}
     still, width, height = jpeg_uri(draw_overview(scene, (1280, 720), photos), 400_000)
-    state = {
+    state: dict[str, object] = {
         "points": packed(view.points.astype(np.float32)),
         "colors": packed(view.colors),
         "cameras": [
@@ -66,15 +68,18 @@ def scene_section(page: Page) -> Section:
         "pitch": view.pitch,
         "fieldOfView": FIELD_OF_VIEW,
     }
+    state["surface"], surface_note = surface_of(view, page.data)
     shown = len(view.points)
     note = f" {shown:,} of {len(scene.points):,} points are shown." if shown < len(scene.points) else ""
+    note += surface_note
     alt = f"Still picture of {len(view.frustums)} cameras and {shown:,} points"
     html = (
         f'<div id="viewer"><img class="still" src="{still}" width="{width}" height="{height}" alt="{text(alt)}"></div>'
         f'<p class="hint">Drag to turn, shift-drag or two fingers to move, scroll or pinch to zoom, double-click to '
         f"look closer. Point at a camera for its name, click it for its photo.{note}</p>"
     )
-    return Section("scene", "Cameras and points", html, state)
+    title = "Cameras and surface" if state["surface"] else "Cameras and points"
+    return Section("scene", title, html, state)
 
 
 def photos_section(page: Page) -> Section | None:
@@ -190,9 +195,19 @@ def _tiles(data: ReportData, registered: int, total: int) -> str:
             tiles.append((f"{number(float(errors.mean()), 2)}<small> px</small>", "mean reprojection error"))
     linked = sum(count > 0 for count in data.pair_inliers.values())
     tiles.append((number(linked), "verified pairs"))
+    figures = data.figures()
+    if figures.surfels is not None:
+        tiles.append((number(figures.surfels), "surfels"))
+    if figures.faces is not None:
+        tiles.append((number(figures.faces), "faces of the mesh"))
+    for held_out, label in ((True, "PSNR of held-out photos"), (False, "PSNR of renders")):
+        if (psnr := mean_psnr(data.renders, held_out=held_out)) is not None:
+            tiles.append((f"{number(psnr[0], 1)}<small> dB</small>", label))
+            break
     if data.timings:
         tiles.append((text(duration(sum(data.timings.values()))), "total time"))
-    return '<ul class="tiles">' + "".join(f"<li><b>{value}</b>{label}</li>" for value, label in tiles) + "</ul>"
+    kind = "tiles many" if len(tiles) > 8 else "tiles"
+    return f'<ul class="{kind}">' + "".join(f"<li><b>{value}</b>{label}</li>" for value, label in tiles) + "</ul>"
 
 
 def _attempts(attempts: Sequence[Attempt]) -> str:

@@ -22,7 +22,9 @@
   const layerContext = layer.getContext("2d");
   let [image, pixels, depths, width, height, focal] = [null, null, null, 0, 0, 1];
 
-  const show = { cameras: true, photos: data.cameras.length <= 80, ground: true };
+  const show = { points: true, cameras: true, photos: data.cameras.length <= 80, ground: true };
+  const toggles = [["Cameras", "cameras"], ["Photos", "photos"], ["Ground", "ground"]]; // label and key of show
+  const layers = []; // functions that draw more into the frame's pixels and depths: see viewer_surface.js
   let pointScale = 1;
   let view = null; // yaw, pitch (radians), distance from the target, target
   let hot = -1; // camera under the pointer
@@ -116,8 +118,6 @@
     return discs[k];
   }
   function drawPoints() {
-    pixels.fill(0);
-    depths.fill(Infinity);
     const [tx, ty, tz] = view.target;
     const [[rx, ry, rz], [ux, uy, uz], [bx, by, bz]] = [axisX, axisY, axisZ];
     const [middleX, middleY, smallest] = [width / 2, height / 2, Math.max(0.5, height / 1300)];
@@ -140,6 +140,13 @@
         }
       }
     }
+  }
+  function drawSolids() { // all that hides what lies behind it
+    pixels.fill(0);
+    depths.fill(Infinity);
+    if (show.points) drawPoints();
+    const frame = { view, axes: [axisX, axisY, axisZ], width, height, focal, pixels, depths };
+    for (const draw of layers) draw(frame);
     shadeEdges();
     layerContext.putImageData(image, 0, 0);
   }
@@ -272,7 +279,7 @@
       [axisX, axisY, axisZ] = axesOf(view);
       context.clearRect(0, 0, width, height);
       if (show.ground) drawGround();
-      drawPoints();
+      drawSolids();
       context.drawImage(layer, 0, 0);
       seenCameras = [];
       if (show.cameras) drawCameras();
@@ -338,7 +345,7 @@
     root.scrollIntoView({ block: "center" });
     visit(k);
   };
-  report.viewer = { data, root, canvas, bar, show, say, cameraAt, pointAt, turn, zoom, move, reset, point, visit, redraw,
+  report.viewer = { data, root, canvas, bar, show, toggles, layers, say, cameraAt, pointAt, turn, zoom, move, reset, point, visit, redraw,
     around: (target) => flyTo({ ...view, target, distance: view.distance * 0.6 }),
     step: (by) => visit(visited < 0 ? (by > 0 ? 0 : -1) : visited + by),
     pixel: (event) => {
@@ -346,6 +353,7 @@
       const scale = width / Math.max(box.width, 1);
       return [Math.floor((event.clientX - box.left) * scale), Math.floor((event.clientY - box.top) * scale)];
     },
+    get pointScale() { return pointScale; },
     set pointScale(value) { pointScale = value; redraw(); },
     get view() { return view; } };
 

@@ -90,12 +90,10 @@
     bar.append(report.make("label", {}, box, words));
   }
   button("Reset", viewer.reset);
-  toggle("Cameras", "cameras");
-  toggle("Photos", "photos");
-  toggle("Ground", "ground");
-  const slider = report.make("input", { type: "range", min: "-2", max: "2", step: "0.1", value: "0", "aria-label": "Size of points" });
+  for (const [words, key] of viewer.toggles) toggle(words, key);
+  const slider = report.make("input", { type: "range", min: "-2", max: "2", step: "0.1", value: "0", "aria-label": "Size of points and surfels" });
   slider.addEventListener("input", () => { viewer.pointScale = 2 ** Number(slider.value); });
-  bar.append(report.make("label", {}, "Points", slider));
+  bar.append(report.make("label", {}, "Size", slider));
   if (root.requestFullscreen) {
     button("Full screen", () => (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen()));
   }

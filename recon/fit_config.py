@@ -49,8 +49,6 @@ class FitConfig:
     """move dead surfels to where they are needed, instead of leaving them out at the end"""
     tolerance: float = 0.0005
     """stop when a tenth of the steps lowered the loss by less than this share, at full size; 0: never"""
-    max_time: float | None = None
-    """seconds after which to stop"""
     seed: int = 0
 
 
@@ -72,11 +70,16 @@ class FitCurves:
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """Fitted surfels, poses by name (float64), exposure (gain, offset per channel) by name, curves, why it ended."""
+    """What came out, in the world frame and unit of the views.
+
+    poses: cam_from_world by name, float64. exposure: gain and offset per channel by name, photo = gain * colour +
+    offset. background: the colour behind the surfels. ended: why it ended, in words.
+    """
 
     surfels: Surfels
     poses: dict[str, RigidTransform]
     exposure: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    background: tuple[float, ...]
     curves: FitCurves
     ended: str
 
@@ -89,5 +92,3 @@ def check_config(config: FitConfig) -> None:
         raise UsageError(f"coarse sizes are shares in (0, 1], got {config.coarse}")
     if not 0 <= config.sh_degree <= 3:
         raise UsageError(f"spherical harmonics go to degree 3, got {config.sh_degree}")
-    if config.max_time is not None and not config.max_time > 0:
-        raise UsageError(f"--max-time is in seconds and positive, got {config.max_time}")

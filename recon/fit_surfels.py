@@ -29,6 +29,8 @@ from vision3d.recon.splat2d import render_surfels
 from vision3d.recon.view_matches import ViewMatches
 from vision3d.recon.views import shrunk
 
+CHECKPOINT_SECONDS = 20.0
+
 
 def fit_surfels(
     surfels: Surfels,
@@ -40,7 +42,7 @@ def fit_surfels(
     progress: Progress = silent,
     checkpoint: Path | None = None,
     key: str = "",
-    checkpoint_seconds: float = 20.0,
+    max_time: float | None = None,
 ) -> FitResult:
     """Fits `surfels` to `views`.
 
@@ -50,6 +52,7 @@ def fit_surfels(
         matches: between `views`, by index; they hold the cameras together.
         held_out: photos never learned from; their PSNR is only measured on the way.
         checkpoint: file that is written on the way and that a later call with the same `key` goes on from.
+        max_time: seconds after which to stop, those of earlier calls included.
 
     Raises:
         UsageError: settings that cannot be. Vision3DError: no surfels or no views.
@@ -59,7 +62,7 @@ def fit_surfels(
         raise Vision3DError("there is no pixel to fit surfels to: no views, or masks that hide everything")
     if not len(surfels):
         raise Vision3DError("there are no surfels to start from: the photos show nothing in common")
-    return _Fit(surfels, views, matches, config, held_out, progress, checkpoint, key, checkpoint_seconds).run()
+    return _Fit(surfels, views, matches, config, held_out, progress, checkpoint, key, max_time).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +93,11 @@ class _Fit:
         progress: Progress,
         checkpoint: Path | None,
         key: str,
-        checkpoint_seconds: float,
+        max_time: float | None,
     ) -> None:
         self.views, self.held_out, self.config, self.progress = views, held_out, config, progress
-        self.checkpoint, self.checkpoint_seconds = checkpoint, checkpoint_seconds
-        self.key = f"{key} {asdict(replace(config, max_time=None))}"
+        self.checkpoint, self.max_time = checkpoint, max_time
+        self.key = f"{key} {asdict(config)}"
         self.total = config.iterations or min(3000, max(500, 60 * len(views)))
         self.frame = Frame.around(views, surfels)
         self.starts = [self.frame.pose(view.cam_from_world) for view in views]
@@ -128,13 +131,13 @@ class _Fit:
             self.state.seconds = time.perf_counter() - started
             self._record(record)
             self.progress("surfels", self.state.step, self.total)
-            if self.config.max_time is not None and self.state.seconds > self.config.max_time:
-                ended = f"--max-time {self.config.max_time:g} s is over after {self.state.step} of {self.total} steps"
+            if self.max_time is not None and self.state.seconds > self.max_time:
+                ended = f"--max-time {self.max_time:g} s is over after {self.state.step} of {self.total} steps"
                 break
             if self._converged():
                 ended = f"converged after {self.state.step} of {self.total} steps"
                 break
-            if self.checkpoint is not None and time.perf_counter() - saved > self.checkpoint_seconds:
+            if self.checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
                 self._save()
                 saved = time.perf_counter()
         self.progress("surfels", self.total, self.total)
@@ -174,7 +177,7 @@ class _Fit:
         record = {name: float(value) for name, value in terms.items()}
         if not bool(loss.isfinite()):
             raise Vision3DError(f"the loss is not a number at step {step}: {record}")
-        loss.backward()
+        torch.autograd.backward(loss)
         self.adam.step()
         if config.relocate and step % 100 == 99 and done < 0.8:
             relocate_dead(state.parameters, self.adam, config.seed + step)
@@ -305,7 +308,7 @@ class _Fit:
         exposure = {
             view.name: (tuple(gains[k].tolist()), tuple(offsets[k].tolist())) for k, view in enumerate(self.views)
         }
-        return FitResult(found, poses, exposure, self.curves, ended)
+        return FitResult(found, poses, exposure, tuple(self.background.tolist()), self.curves, ended)
 
 
 def intrinsics_of(camera: Camera) -> Float[Tensor, " 4"]:

@@ -18,6 +18,7 @@ from vision3d.matching.catalogue import MATCHERS, make_matcher, weights_on_disk
 from vision3d.recon.colors import colored
 from vision3d.recon.evidence import Evidence, Gatherer
 from vision3d.recon.known_poses import triangulate_known_poses
+from vision3d.recon.polish import PolishConfig, polish_poses
 from vision3d.recon.poses_file import read_result, write_result
 from vision3d.recon.results import RunSummary, write_results
 from vision3d.recon.run_folder import RunFolder, open_run
@@ -198,6 +199,7 @@ class _Run:
             "priors": {n: asdict(p) for n, p in sorted(self.priors.items())},
             "poses": {n: p.matrix().tolist() for n, p in sorted((self.poses or {}).items())},
             "pairs": fingerprint(pairs),
+            "polish": asdict(PolishConfig()),
         }
 
         def build(target: Path) -> None:
@@ -206,11 +208,18 @@ class _Run:
             else:
                 result = estimate_poses(self.priors, pairs, config, self.progress, target)
             if result.scene is not None:
-                result = replace(result, scene=colored(result.scene, self.infos, self.config.max_size, self.progress))
+                scene = result.scene if self.poses is not None else self._polished(result.scene)
+                result = replace(result, scene=colored(scene, self.infos, self.config.max_size, self.progress))
             write_result(target, result)
 
         with self._timed("poses"):
             return self.folder.stage(f"poses-{name}", key, build, read_result)
+
+    def _polished(self, scene: Scene) -> Scene:
+        given = {n for n, prior in self.priors.items() if prior.source == "given"}
+        fixed = frozenset(image.camera_id for name, image in scene.images.items() if name in given)
+        config = PolishConfig(threads=torch.get_num_threads())
+        return polish_poses(scene, self.infos, self.config.max_size, fixed, config, self.progress)
 
     def _finish(self, pairs: Mapping[Pair, VerifiedPair], result: SfmResult | None) -> ReconstructResult:
         config = self.config

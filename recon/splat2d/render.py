@@ -69,7 +69,7 @@ def render_surfels(
 
 def _best_engine(device: torch.device) -> Literal["torch", "numba", "gsplat"]:
     if device.type == "cpu":
-        return "numba" if importlib.util.find_spec("vision3d.recon.splat2d.numba_engine") else "torch"
+        return "numba"
     return "gsplat" if device.type == "cuda" and importlib.util.find_spec("gsplat") else "torch"
 
 

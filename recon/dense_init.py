@@ -1,0 +1,134 @@
+"""Posed photos to surfels, triangulated once: stereo depth (or matches) -> oriented patches -> surfels.
+
+Kotovenko et al., "EDGS: Eliminating Densification for Efficient Convergence of 3DGS", 2025; see stereo/ for the depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vision3d.core import DepthView, Progress, Scene, Surfels, View, Vision3DError, silent
+from vision3d.geometry.rotation import quaternion_from_matrix
+from vision3d.recon.stereo.completion import complete
+from vision3d.recon.stereo.consistency import FilterConfig, keep_consistent
+from vision3d.recon.stereo.neighbours import choose_neighbours
+from vision3d.recon.stereo.patchmatch import StereoConfig, estimate_planes
+from vision3d.recon.stereo.sampling import Layer, Patches, sample, sample_to_count
+
+SH_CONSTANT = 0.28209479177387814  # of degree 0: color = 0.5 + SH_CONSTANT * sh
+OVERLAP = 0.6  # standard deviation of a surfel per spacing of the grid: neighbours then close the surface
+MAX_STRETCH = 3.0  # along the slant
+FILL_SPACING = 2.0  # filled-in surfels stand this many times wider apart
+FILL_CONFIDENCE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseInitConfig:
+    """Settings of `initialise_surfels`."""
+
+    source: str = "patchmatch"
+    """where depth comes from: patchmatch (our stereo), or a matcher's name (`vision3d match --help`)"""
+    neighbours: int = 3
+    """views that each view is matched with"""
+    target: int = 60_000
+    """about how many surfels; the spacing of the samples follows from it"""
+    fill: bool = True
+    """also cover what stereo could not measure, with surfels of low confidence"""
+    seed: int = 0
+    """seed of everything random"""
+    stereo: StereoConfig = field(default_factory=StereoConfig)
+    """of PatchMatch stereo"""
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    """which depths to keep"""
+
+
+@dataclass(frozen=True, slots=True)
+class DenseInit:
+    """Surfels of SH degree 0 and where each came from.
+
+    confidence in [0, 1], below 0.2 where filled in; view: index of the view that it was sampled in; depth_maps: the
+    kept depth of every view, weight is its confidence. reason: why there are no surfels, empty where there are.
+    """
+
+    surfels: Surfels
+    confidence: Float[Tensor, " n"]
+    view: Int[Tensor, " n"]
+    depth_maps: list[DepthView]
+    reason: str = ""
+
+
+def initialise_surfels(
+    views: Sequence[View], scene: Scene, config: DenseInitConfig, progress: Progress = silent
+) -> DenseInit:
+    """Surfels on what at least two of the views show, and, with config.fill, guesses for the rest.
+
+    Views without overlap or parallax give an empty result with the reason. Vision3DError: fewer than two views.
+    """
+    if len(views) < 2:
+        raise Vision3DError(f"depth needs at least two posed photos, got {len(views)}: add photos of the same scene")
+    hood = choose_neighbours(views, scene, config.neighbours)
+    maps = estimate_planes(views, hood.sources, hood.inverse_depths, hood.unit, config.stereo, progress)
+    kept = keep_consistent(views, maps, hood.sources, config.filter)
+    layers = [Layer(k.depth, m.normal, k.confidence) for k, m in zip(kept, maps, strict=True)]
+    patches, step = sample_to_count(views, layers, config.target)
+    if config.fill and len(patches):
+        filled = []
+        for view, plane_map, layer in zip(views, maps, layers, strict=True):
+            depth, normal = complete(view, plane_map, layer.depth)
+            filled.append(Layer(depth, normal, np.full(depth.shape, FILL_CONFIDENCE, np.float32)))
+        surfaces = [layer.depth for layer in layers]
+        patches = Patches.join([patches, sample(views, filled, FILL_SPACING * step, patches, surfaces)])
+    depth_maps = [
+        DepthView(v.name, v.camera, v.cam_from_world, torch.from_numpy(k.depth), v.rgb, torch.from_numpy(k.confidence))
+        for v, k in zip(views, kept, strict=True)
+    ]
+    reason = "" if len(patches) else _reason(views, hood.sources)
+    return DenseInit(
+        _surfels(patches, views),
+        torch.from_numpy(patches.confidence).float(),
+        torch.from_numpy(patches.view),
+        depth_maps,
+        reason,
+    )
+
+
+def _reason(views: Sequence[View], sources: Sequence[Sequence[int]]) -> str:
+    if not any(bool(view.mask.any()) for view in views):
+        return "the masks hide every pixel of all views"
+    if not any(sources):
+        return "no two views show the same part of the scene from places far enough apart to measure depth"
+    return "no depth was confirmed by a second view: too little texture or overlap, or wrong poses"
+
+
+def _surfels(patches: Patches, views: Sequence[View]) -> Surfels:
+    """Disks along the patches, stretched along the slant so that their pictures close up as the grid does."""
+    if not len(patches):
+        none = torch.zeros(0, 3)
+        return Surfels(none, torch.zeros(0, 4), torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, 1, 3))
+    centers = np.stack([view.cam_from_world.center().double().numpy() for view in views])[patches.view]
+    ray = patches.points - centers
+    ray /= np.linalg.norm(ray, axis=1, keepdims=True)
+    normal = patches.normals / np.linalg.norm(patches.normals, axis=1, keepdims=True)
+    cosine = -(ray * normal).sum(axis=1)
+    along = ray + cosine[:, None] * normal  # the slant's direction in the surface; any tangent where there is none
+    length = np.linalg.norm(along, axis=1)
+    other = np.cross(normal, np.eye(3)[np.abs(normal).argmin(axis=1)])
+    along = np.where(length[:, None] > 1e-6, along, other)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    frame = torch.from_numpy(np.stack([along, np.cross(normal, along), normal], axis=-1))
+    stretch = 1 / cosine.clip(1 / MAX_STRETCH, 1)
+    scales = OVERLAP * patches.spacings[:, None] * np.stack([stretch, np.ones_like(stretch)], axis=1)
+    opacity = np.where(patches.confidence < 0.2, 0.4, 0.5 + 0.3 * patches.confidence)
+    return Surfels(
+        torch.from_numpy(patches.points).float(),
+        quaternion_from_matrix(frame).float(),
+        torch.from_numpy(scales).float(),
+        torch.from_numpy(opacity).float(),
+        torch.from_numpy((patches.colors - 0.5) / SH_CONSTANT).float()[:, None],
+    )

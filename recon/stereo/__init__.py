@@ -1,0 +1,1 @@
+"""Multi-view stereo on the CPU: depth and normals of posed photos."""

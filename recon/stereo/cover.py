@@ -1,0 +1,54 @@
+"""Which pixels of a view already show an accepted surfel of another view: each patch of surface is sampled once."""
+
+from __future__ import annotations
+
+from typing import no_type_check
+
+import numba
+import numpy as np
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def mark_covered(points, spacings, matrix, focal, depth, tolerance, covered):  # pragma: no cover (compiled)
+    """Marks pixels of `covered` [h, w] around every projected point whose depth agrees with the view's.
+
+    points [n, 3] in the world; spacings [n]: distance to its own neighbours, scene unit: half of it is covered.
+    matrix [3, 4]: world to homogeneous px. depth: of the view. tolerance: relative difference of depths that agree.
+    """
+    height, width = depth.shape
+    for k in range(points.shape[0]):
+        x, y, z = points[k, 0], points[k, 1], points[k, 2]
+        zc = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + matrix[2, 3]
+        if zc <= 0:
+            continue
+        u = (matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + matrix[0, 3]) / zc
+        v = (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3]) / zc
+        if not (-8 < u < width + 8 and -8 < v < height + 8):
+            continue
+        radius = min(0.55 * spacings[k] * focal / zc, 64.0)
+        for r in range(max(0, np.int64(np.floor(v - radius))), min(height, np.int64(np.floor(v + radius)) + 1)):
+            for c in range(max(0, np.int64(np.floor(u - radius))), min(width, np.int64(np.floor(u + radius)) + 1)):
+                dx, dy = c + 0.5 - u, r + 0.5 - v
+                if dx * dx + dy * dy > max(radius * radius, 0.3):
+                    continue
+                if depth[r, c] > 0 and abs(depth[r, c] - zc) <= tolerance * zc:
+                    covered[r, c] = True
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def before_surface(points, matrix, depth, tolerance, out):  # pragma: no cover (compiled)
+    """Sets out [n] where a point lies in space that the view sees through: before its accepted depth."""
+    height, width = depth.shape
+    for k in range(points.shape[0]):
+        x, y, z = points[k, 0], points[k, 1], points[k, 2]
+        zc = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + matrix[2, 3]
+        if zc <= 0:
+            continue
+        u = (matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + matrix[0, 3]) / zc
+        v = (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3]) / zc
+        if 0 <= u < width and 0 <= v < height:
+            d = depth[np.int64(v), np.int64(u)]
+            if d > 0 and zc < (1 - tolerance) * d:
+                out[k] = True

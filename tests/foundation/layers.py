@@ -15,6 +15,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"matching", "detection"}),
     frozenset({"recon"}),
     frozenset({"eval"}),
+    frozenset({"view"}),
     frozenset({"train"}),
     frozenset({"bench"}),
     frozenset({"cli"}),

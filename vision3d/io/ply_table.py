@@ -50,6 +50,17 @@ def read_vertices(path: str | Path) -> np.ndarray:
     return _read_vertices(path, order, elements, data[body:])
 
 
+def read_header(path: str | Path) -> list[PlyElement]:
+    """The elements of a PLY, whose bodies may be missing. Vision3DError as `read_vertices`."""
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_MAX_HEADER)
+    except OSError as error:
+        raise Vision3DError(f"cannot read {path}: {error.strerror or error}") from None
+    return parse_header(path, data)[1]
+
+
 def write_vertices(path: str | Path, vertices: np.ndarray, comments: tuple[str, ...] = (), ascii: bool = False) -> None:
     """Write a structured array of float, double and uchar fields; little endian or ascii. Values come back exactly.
 

@@ -15,7 +15,8 @@ from vision3d.data.photos import load_photo
 from vision3d.view.contents import PosedPhoto
 from vision3d.view.display import Display, Frustum, point_at
 
-FRUSTUM_PICTURE, PANEL_PICTURE = 320, 640  # longer side, px
+FRUSTUM_PICTURE, PANEL_PICTURE = 320, 960  # longer side, px
+_MARGIN = 1.3  # of the field of view about a photo
 _PLAIN, _CHOSEN = (60, 90, 150), (240, 120, 30)
 _ADVICE = "Click a camera in the view, or choose one here."
 
@@ -28,7 +29,7 @@ class PhotoPanel:
 
     def __init__(self, server: viser.ViserServer, photos: tuple[PosedPhoto, ...], display: Display) -> None:
         self._server, self._photos, self._display = server, photos, display
-        self._frusta = [Frustum.of(photo, display) for photo in photos]
+        self.frusta = [Frustum.of(photo, display) for photo in photos]
         self._pictures: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
         self._lock = threading.RLock()  # viser calls back from several threads
         self.chosen: int | None = None
@@ -41,7 +42,7 @@ class PhotoPanel:
         with gui.add_folder("Photo"):
             self._choice = gui.add_dropdown("Photo", ("none", *(photo.name for photo in photos)))
             self._go = gui.add_button("Go to this camera", disabled=True)
-            self._through = gui.add_button("Look through it", disabled=True)
+            self._hide = gui.add_checkbox("Hide this photo", False, disabled=True, hint="to compare it with the scene")
             self.text = gui.add_markdown(_ADVICE)
             blank = np.full((2, 3, 3), 255, np.uint8)
             self._photo_image = gui.add_image(blank, label="Photo", visible=False)
@@ -53,7 +54,7 @@ class PhotoPanel:
         self._size.on_update(lambda _: self._resize())
         self._choice.on_update(lambda _: self._choose_by_name(self._choice.value))
         self._go.on_click(lambda event: self._visit(event.client, self.chosen))
-        self._through.on_click(lambda event: self._look_through(event.client, self.chosen))
+        self._hide.on_update(lambda _: self._hide_chosen())
 
     def load_pictures(self) -> list[str]:
         """Read the photos and hang them into the frusta; it takes a while, the view can be used meanwhile.
@@ -70,9 +71,9 @@ class PhotoPanel:
                 problems.append(str(error))
                 continue
             with self._lock:
-                self._pictures[i] = picture
-                if self._with_photos.value:
-                    self.handles[i].image = picture
+                if i not in self._pictures:  # it may have been chosen already, and be there in large
+                    self._pictures[i] = picture
+                    self.handles[i].image = picture if self._with_photos.value else None
         return problems
 
     def choose(self, index: int) -> None:
@@ -82,19 +83,23 @@ class PhotoPanel:
             photo = self._photos[index]
             for i, handle in enumerate(self.handles):
                 handle.color = _CHOSEN if i == index else _PLAIN
-                handle.visible = True
             self._forget_marker()
             if self._choice.value != photo.name:
                 self._choice.value = photo.name  # type: ignore[misc]
-            self._go.disabled = self._through.disabled = False
+            self._go.disabled = self._hide.disabled = False
+            self._hide_chosen()
             lines = [f"{photo.camera.width} x {photo.camera.height} px, focal length {photo.camera.focal[0]:.0f} px"]
             lines.append(
                 "Click the photo in the view for its depth at that point."
                 if photo.depth_file is not None
                 else "No rendered depth belongs to this photo."
             )
-            self._show(self._photo_image, photo.photo_file, lines)
+            large = self._show(self._photo_image, photo.photo_file, lines)
             self._show(self._depth_image, photo.depth_picture, lines)
+            if large is not None:
+                self._pictures[index] = large
+                if self._with_photos.value:
+                    self.handles[index].image = large
             self.text.content = "\n\n".join(lines)
 
     def read_depth(self, index: int, u: float, v: float) -> str:
@@ -119,7 +124,7 @@ class PhotoPanel:
         return f"**depth {z:.4g}** {where}; point ({', '.join(f'{c:.4g}' for c in point.tolist())})"
 
     def _add_frustum(self, index: int) -> viser.CameraFrustumHandle:
-        frustum = self._frusta[index]
+        frustum = self.frusta[index]
         handle = self._server.scene.add_camera_frustum(
             f"/cameras/{index}",
             frustum.fov,
@@ -141,7 +146,7 @@ class PhotoPanel:
         if new:
             self.choose(index)
             self._visit(event.client, index)
-        at = self._frusta[index].hit(np.array(event.ray_origin), np.array(event.ray_direction), self._depth_of_frusta())
+        at = self.frusta[index].hit(np.array(event.ray_origin), np.array(event.ray_direction), self._depth_of_frusta())
         if at is not None and self._photos[index].depth_file is not None:
             self.text.content = self.read_depth(index, *at)
 
@@ -151,38 +156,37 @@ class PhotoPanel:
             self.choose(names.index(name))
 
     def _visit(self, client: viser.ClientHandle | None, index: int | None) -> None:
-        """Stand a little behind the camera, so that its photo hangs in front of the scene."""
-        if client is not None and index is not None:
-            frustum = self._frusta[index]
-            self.handles[index].visible = True
-            self._place(client, frustum, frustum.position - 1.2 * self._depth_of_frusta() * frustum.forward)
-
-    def _look_through(self, client: viser.ClientHandle | None, index: int | None) -> None:
-        """Stand where the camera stood, with all of its picture in sight and its photo out of the way."""
-        if client is not None and index is not None:
-            frustum = self._frusta[index]
-            self.handles[index].visible = False
-            self._place(client, frustum, frustum.position)
-            wide = max(1.0, frustum.aspect / client.camera.aspect)
-            client.camera.fov = 2 * float(np.arctan(np.tan(frustum.fov / 2) * wide))
-
-    def _place(self, client: viser.ClientHandle, frustum: Frustum, eye: Float[np.ndarray, " 3"]) -> None:
+        """Stand where the camera stood, all of its picture in sight: the photo lies exactly over the scene."""
+        if client is None or index is None:
+            return
+        frustum = self.frusta[index]
         # What is turned about afterwards is the middle of the scene, as far ahead.
-        ahead = max(float(frustum.forward @ (0 - eye)), 2 * self._depth_of_frusta())
+        ahead = max(float(frustum.forward @ (0 - frustum.position)), 2 * self._depth_of_frusta())
         with client.atomic():
-            client.camera.position = eye
-            client.camera.look_at = eye + ahead * frustum.forward
+            client.camera.position = frustum.position
+            client.camera.look_at = frustum.position + ahead * frustum.forward
             client.camera.wxyz = frustum.wxyz
+            wide = max(1.0, frustum.aspect / client.camera.aspect)
+            client.camera.fov = 2 * float(np.arctan(_MARGIN * np.tan(frustum.fov / 2) * wide))
 
-    def _show(self, image: viser.GuiImageHandle, file: Path | None, lines: list[str]) -> None:
+    def _hide_chosen(self) -> None:
+        for i, handle in enumerate(self.handles):
+            handle.visible = not (self._hide.value and i == self.chosen)
+
+    def _show(
+        self, image: viser.GuiImageHandle, file: Path | None, lines: list[str]
+    ) -> UInt8[np.ndarray, "_h _w 3"] | None:
         image.visible = False
         if file is None:
-            return
+            return None
         try:
-            image.image = read_picture(file, PANEL_PICTURE)
-            image.visible = True
+            picture = read_picture(file, PANEL_PICTURE)
         except Vision3DError as error:
             lines.append(str(error))
+            return None
+        image.image = picture
+        image.visible = True
+        return picture
 
     def _hang_pictures(self) -> None:
         with self._lock:
@@ -190,7 +194,7 @@ class PhotoPanel:
                 self.handles[i].image = picture if self._with_photos.value else None
 
     def _resize(self) -> None:
-        for frustum, handle in zip(self._frusta, self.handles, strict=True):
+        for frustum, handle in zip(self.frusta, self.handles, strict=True):
             handle.scale = frustum.viser_scale(self._depth_of_frusta())
 
     def _depth_of_frusta(self) -> float:

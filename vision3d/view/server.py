@@ -8,15 +8,16 @@ import socket
 from collections.abc import Iterator
 
 import numpy as np
-import trimesh
 import viser
 
-from vision3d.core import Vision3DError
+from vision3d.core import Mesh, Vision3DError
 from vision3d.view.contents import Contents
 from vision3d.view.display import MAX_POINTS, MAX_SURFELS, RADIUS, display_of, even_subset, splats
 from vision3d.view.photo_panel import PhotoPanel
+from vision3d.view.unlit_glb import unlit_glb
 
 PORTS_TRIED = 100
+_GREY = (190, 190, 190)
 UP_AXES = {"+x": (1, 0, 0), "-x": (-1, 0, 0), "+y": (0, 1, 0), "-y": (0, -1, 0), "+z": (0, 0, 1), "-z": (0, 0, -1)}
 
 
@@ -87,15 +88,7 @@ class Viewer:
             )
             self._add_switch(f"Surfels ({len(shown.centers):,})", layer, True)
         if contents.mesh is not None:
-            mesh = contents.mesh
-            colors = None
-            if mesh.colors is not None:
-                colors = (linear(mesh.colors.numpy()) * 255).round().astype(np.uint8)
-            shape = trimesh.Trimesh(
-                display.apply(mesh.vertices), mesh.faces.numpy(), vertex_colors=colors, process=False
-            )
-            surface = scene.add_mesh_trimesh("/mesh", shape, visible=contents.surfels is None)
-            self._add_switch(f"Mesh ({len(mesh.faces):,} triangles)", surface, contents.surfels is None)
+            self._add_mesh(contents.mesh, contents.surfels is None)
         if contents.cloud is not None:
             points, features = contents.cloud.points, contents.cloud.features
             keep = even_subset(len(points), MAX_POINTS)
@@ -116,6 +109,26 @@ class Viewer:
             self._add_switch(f"Points ({int(keep.sum()):,})", dots, alone)
             size = gui.add_slider("Point size", 0.1, 5.0, 0.1, 1.0)
             size.on_update(lambda _: setattr(dots, "point_size", 0.0025 * RADIUS * size.value))
+
+    def _add_mesh(self, mesh: Mesh, on: bool) -> None:
+        """The mesh in the photos' colours, as they are, or in grey under lamps, which shows the shape."""
+        vertices, faces = self.display.apply(mesh.vertices), mesh.faces.numpy()
+        scene, root = self.server.scene, self.server.scene.add_frame("/mesh", show_axes=False, visible=on)
+        self._add_switch(f"Mesh ({len(faces):,} triangles)", root, on)
+        if mesh.colors is None:
+            scene.add_mesh_simple("/mesh/grey", vertices, faces, color=_GREY, side="double", cast_shadow=False)
+            return
+        colored = scene.add_glb("/mesh/colored", unlit_glb(vertices, faces, mesh.colors.numpy()), cast_shadow=False)
+        plain = self.server.gui.add_checkbox("Mesh in grey", False, hint="shows the shape without the photos' colours")
+        grey: list[viser.MeshHandle] = []
+
+        @plain.on_update
+        def _(_: object) -> None:
+            if not grey:  # sent to the browser when it is first asked for
+                grey.append(
+                    scene.add_mesh_simple("/mesh/grey", vertices, faces, color=_GREY, side="double", cast_shadow=False)
+                )
+            grey[0].visible, colored.visible = plain.value, not plain.value
 
     def _add_switch(self, label: str, layer: viser.SceneNodeHandle, on: bool) -> None:
         box = self.server.gui.add_checkbox(label, on)
@@ -151,13 +164,6 @@ def free_port(host: str, port: int) -> int:
             problem = error
     reason = problem.strerror if problem is not None else "ports end at 65535"
     raise Vision3DError(f"cannot listen on {host}, ports {port} to {port + PORTS_TRIED - 1}: {reason}")
-
-
-def linear(colors: np.ndarray) -> np.ndarray:
-    """sRGB in [0, 1] to linear light, which is what vertex colours of glTF hold (IEC 61966-2-1)."""
-    low = colors / 12.92
-    high: np.ndarray = ((colors + 0.055) / 1.055) ** 2.4
-    return np.where(colors <= 0.04045, low, high)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from vision3d.core.mesh import Mesh
 from vision3d.core.point_cloud import PointCloud
 from vision3d.core.progress import Progress, silent
 from vision3d.core.scene import PosedImage, Scene, Tracks
+from vision3d.core.sparse_tensor import Sites, SparseTensor
 from vision3d.core.surfels import Rendering, Surfels
 from vision3d.core.transform import RigidTransform
 from vision3d.core.views import DepthView, View
@@ -26,6 +27,8 @@ __all__ = [
     "Rendering",
     "RigidTransform",
     "Scene",
+    "Sites",
+    "SparseTensor",
     "Surfels",
     "Tracks",
     "UsageError",

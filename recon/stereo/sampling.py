@@ -17,6 +17,8 @@ from vision3d.recon.stereo.cover import before_surface, mark_covered
 SAME_SURFACE = 0.02  # relative difference of depths under which patches of two views are one surface
 FREE_SPACE = 0.03  # relative distance before another view's surface at which a filled-in patch is an obstacle
 
+PUSHED_BACK = (1.0, 1.4, 2.0, 3.0, 4.5, 7.0, 12.0, 20.0)  # depths tried for it, as multiples
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -82,7 +84,7 @@ def sample(
 ) -> Patches:
     """One patch per `step` px of every view where no patch of another view (or of `accepted`) covers the surface.
 
-    Views with the finest resolution go first. surfaces: depth maps of all views that no patch may stand before.
+    Views with the finest resolution go first. surfaces: depth maps of all views that no patch may hide.
     """
     parts: list[Patches] = []
     for i in _finest_first(views, layers):
@@ -96,7 +98,7 @@ def sample(
             )
         part = _grid(views[i], layer, i, step, covered)
         if surfaces and len(part):
-            part = _without_obstacles(part, views, surfaces, i)
+            part = _behind_surfaces(part, views[i], views, surfaces, i)
         parts.append(part)
     return Patches.join(parts)
 
@@ -149,13 +151,22 @@ def _grid(view: View, layer: Layer, index: int, step: float, covered: Bool[np.nd
     )
 
 
-def _without_obstacles(
-    part: Patches, views: Sequence[View], surfaces: Sequence[Float[np.ndarray, "h w"]], own: int
+def _behind_surfaces(
+    part: Patches, view: View, views: Sequence[View], surfaces: Sequence[Float[np.ndarray, "h w"]], own: int
 ) -> Patches:
-    obstacle = np.zeros(len(part), np.bool_)
-    for j, surface in enumerate(surfaces):
-        if j != own:
-            before_surface(part.points, world_projection(views[j]), surface, FREE_SPACE, obstacle)
-    keep = ~obstacle
-    fields = (part.points, part.normals, part.spacings, part.colors, part.confidence, part.view)
-    return Patches(*(field[keep] for field in fields))
+    """Patches that would hide what another view measured move back along their rays until they do not; those that
+    hide it at every distance go. Guesses continue a near surface, what they guess at is often far behind it."""
+    center = view.cam_from_world.center().double().numpy()
+    points, spacings = part.points.copy(), part.spacings.copy()
+    placed = np.zeros(len(part), np.bool_)
+    for factor in PUSHED_BACK:
+        tried = center + (part.points - center) * factor
+        obstacle = np.zeros(len(part), np.bool_)
+        for j, surface in enumerate(surfaces):
+            if j != own:
+                before_surface(tried, world_projection(views[j]), surface, FREE_SPACE, obstacle)
+        take = ~placed & ~obstacle
+        points[take], spacings[take] = tried[take], part.spacings[take] * factor
+        placed |= take
+    fields = (points, part.normals, spacings, part.colors, part.confidence, part.view)
+    return Patches(*(field[placed] for field in fields))

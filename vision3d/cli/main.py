@@ -31,6 +31,18 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run_pairs",
         "matchers on image pairs with ground truth",
     ),
+    ("evaluate", "views"): (
+        "vision3d.cli.evaluate_views",
+        "EvaluateViewsConfig",
+        "run_views",
+        "PSNR and SSIM of a result's renders, held-out photos apart",
+    ),
+    ("evaluate", "surface"): (
+        "vision3d.cli.evaluate_surface",
+        "EvaluateSurfaceConfig",
+        "run_surface",
+        "accuracy of a result's mesh against a true mesh or depth maps",
+    ),
     ("bench", "reconstruct"): (
         "vision3d.bench.reconstruct",
         "BenchReconstructConfig",

@@ -43,7 +43,7 @@ def _bounds(
     fx, fy, cx, cy = intrinsics
     z = corners[:, :, 2]
     extent = np.abs(corners).max() if corners.size else 1.0
-    safe: np.ndarray = (z > 1e-9 * extent).all(axis=1)
+    safe = np.asarray((z > 1e-9 * extent).all(axis=1))
     divisor = np.where(safe[:, None], z, 1.0)
     u = fx * corners[:, :, 0] / divisor + cx
     v = fy * corners[:, :, 1] / divisor + cy
@@ -55,7 +55,7 @@ def _bounds(
     ]
     out = np.stack(limits, axis=1).astype(np.int64)
     out[~safe] = (0, width, 0, height)
-    behind: np.ndarray = (z <= 0).all(axis=1)
+    behind = np.asarray((z <= 0).all(axis=1))
     out[behind] = 0
     return out
 

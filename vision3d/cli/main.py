@@ -43,6 +43,12 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run_surface",
         "accuracy of a result's mesh against a true mesh or depth maps",
     ),
+    ("evaluate", "kitti-object"): (
+        "vision3d.cli.evaluate_kitti",
+        "EvaluateKittiObjectConfig",
+        "run_kitti_object",
+        "KITTI result folders by the official rules",
+    ),
     ("bench", "reconstruct"): (
         "vision3d.bench.reconstruct",
         "BenchReconstructConfig",

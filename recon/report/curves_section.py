@@ -20,7 +20,7 @@ def curves_section(page: Page) -> Section | None:
         return None
     plots: dict[str, list[Curve]] = {}
     for curve in curves.curves:
-        if np.isfinite(curve.values).any():
+        if _finite(curve).any():
             plots.setdefault(curve.plot, []).append(curve)
     if not plots:
         return None
@@ -35,7 +35,8 @@ def curves_section(page: Page) -> Section | None:
     html, drawn = "", list[dict[str, object]]()
     for i, (title, group) in enumerate(plots.items()):
         lines = [
-            Line(c.name, binned(c.values.astype(np.float64), starts, count), k % PALETTE) for k, c in enumerate(group)
+            Line(c.name, binned(np.where(_finite(c), c.values, np.nan), starts, count), k % PALETTE)
+            for k, c in enumerate(group)
         ]
         log = next((c.log for c in group if c.log is not None), None)
         unit = group[0].unit
@@ -63,6 +64,10 @@ def curves_section(page: Page) -> Section | None:
 
 def _seconds_at(curves: OptimisationCurves, iteration: int) -> float:
     return float(np.interp(iteration, curves.iteration, curves.seconds))
+
+
+def _finite(curve: Curve) -> np.ndarray:
+    return np.asarray(np.abs(np.nan_to_num(curve.values, nan=np.inf)) < 1e30)
 
 
 def _rounded(values: np.ndarray) -> list[float]:

@@ -42,6 +42,10 @@ class Axis:
             values = np.log10(np.where(values > 0, values, np.nan))
         return (values - self.low) / (self.high - self.low)
 
+    def place(self, value: float) -> float:
+        """`share` of one value."""
+        return float(self.share(np.array([float(value)]))[0])
+
 
 def line_plot(
     title: str,
@@ -147,7 +151,7 @@ def _path(line: Line, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) ->
 
 
 def _mark(axis: Axis, at: float, word: str) -> str:
-    share = float(axis.share(np.array([at]))[0])
+    share = axis.place(at)
     if share > 1:
         return ""
     share = max(share, 0.0)  # what holds from the start
@@ -162,7 +166,7 @@ def _mark(axis: Axis, at: float, word: str) -> str:
 def _x_ticks(axis: Axis, label: str) -> str:
     parts = []
     for value in axis.ticks:
-        x = LEFT + float(axis.share(np.array([value]))[0]) * (WIDTH - LEFT - RIGHT)
+        x = LEFT + axis.place(value) * (WIDTH - LEFT - RIGHT)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{shown_number(value)}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{text(label)}</text>')
     return "".join(parts)
@@ -171,7 +175,7 @@ def _x_ticks(axis: Axis, label: str) -> str:
 def _y_ticks(axis: Axis) -> str:
     parts = []
     for value in axis.ticks:
-        y = TOP + (1 - float(axis.share(np.array([value]))[0])) * (HEIGHT - TOP - BOTTOM)
+        y = TOP + (1 - axis.place(value)) * (HEIGHT - TOP - BOTTOM)
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{shown_number(value)}</text>'

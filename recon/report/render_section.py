@@ -12,9 +12,10 @@ from vision3d.recon.report.page import Page, Section
 from vision3d.recon.report.surface_data import Picture, RenderedView, Rgb, mean_psnr, mean_ssim
 from vision3d.recon.report.view_pictures import ERROR_TOP, UNKNOWN, ramp
 
-PICTURE_BYTES = 12_000_000  # of all pictures together, as base64
+PICTURE_BYTES = 11_000_000  # of all pictures together, as base64
 PICTURE_SIZE = 640  # px
 MAX_VIEWS = 64
+LARGE_PICTURES = 24  # so many views start at PICTURE_SIZE, more at 512 px
 STEPS = ((640, 85), (640, 76), (640, 66), (512, 70), (448, 66), (384, 62), (320, 58), (256, 52), (192, 45))
 THUMB_SIZE, THUMB_BYTES = 200, 14_000
 KINDS = {"render": "Render", "depth": "Depth", "normal": "Normals", "error": "Error"}
@@ -35,7 +36,8 @@ def render_section(page: Page) -> Section | None:
     views = page.data.renders
     chosen = chosen_views(views)
     budget = PICTURE_BYTES // max(len(chosen), 1) - THUMB_BYTES
-    shown = [found for view in chosen if (found := _shown(view, budget)) is not None]
+    steps = STEPS if len(chosen) <= LARGE_PICTURES else STEPS[3:]
+    shown = [found for view in chosen if (found := _shown(view, budget, steps)) is not None]
     if not shown:
         return None
     first = next((i for i, s in enumerate(shown) if s.view.held_out), 0)
@@ -78,7 +80,7 @@ def _spread(indices: list[int], limit: int) -> list[int]:
     return [indices[i * len(indices) // limit] for i in range(limit)]
 
 
-def _shown(view: RenderedView, budget: int) -> _Shown | None:
+def _shown(view: RenderedView, budget: int, steps: Sequence[tuple[int, int]]) -> _Shown | None:
     """The view's pictures in about `budget` bytes, None if it has none."""
     sources = {"photo": view.photo, **{kind: getattr(view, kind) for kind in KINDS}}
     pictures = {kind: rgb for kind, source in sources.items() if (rgb := _made(source)) is not None}
@@ -89,7 +91,7 @@ def _shown(view: RenderedView, budget: int) -> _Shown | None:
     for done, (kind, rgb) in enumerate(pictures.items()):
         share = 1.3 if kind in ("photo", "render") else 1.0  # smooth pictures need less, and hand on what they leave
         allowed = min(left, int(share * left / (len(pictures) - done)))
-        uris[kind], width, height = jpeg_uri(shrunk(rgb, PICTURE_SIZE), allowed, STEPS)
+        uris[kind], width, height = jpeg_uri(shrunk(rgb, PICTURE_SIZE), allowed, steps)
         left -= len(uris[kind])
         size = max(size, (width, height))
     thumb = jpeg_uri(shrunk(pictures.get("render", next(iter(pictures.values()))), THUMB_SIZE), THUMB_BYTES)[0]

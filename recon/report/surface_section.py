@@ -45,12 +45,12 @@ def _video(path: Path | None) -> str:
     try:
         size = path.stat().st_size
         embedded = size <= VIDEO_BYTES
-        source = quote(path.name)
+        source = f"./{quote(path.name)}"
         if embedded:
             source = f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
     except OSError:
         return ""
-    link = f'<a href="{quote(path.name)}">{text(path.name)}</a>'
+    link = f'<a href="./{quote(path.name)}">{text(path.name)}</a>'
     return (
         f'<figure class="orbit"><video controls loop muted playsinline preload="metadata" src="{source}"></video>'
         f"<figcaption>A flight around the surface. If it does not play here, open {link}.</figcaption></figure>"
@@ -65,7 +65,7 @@ def _files(data: ReportData) -> str:
 def _link(file: ResultFile) -> str:
     size = f"<b>{_bytes(file.bytes)}</b>" if file.bytes is not None else ""
     note = f"<small>{text(file.note)}</small>" if file.note else ""
-    return f'<a href="{quote(file.path)}"><span>{text(file.path)}</span>{note}</a>{size}'
+    return f'<a href="./{quote(file.path)}"><span>{text(file.path)}</span>{note}</a>{size}'
 
 
 def _bytes(size: int) -> str:

@@ -7,7 +7,7 @@ vertices as its representative.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt16
 
 from vision3d.core import Mesh, Surfels
 from vision3d.recon.report.data import ReportData
@@ -49,6 +49,8 @@ def mesh_state(view: SceneView, mesh: Mesh, max_faces: int = MAX_FACES) -> tuple
     if not len(faces):
         return None
     vertices, faces, colors = clustered(vertices, faces, colors, max_faces)
+    if not len(faces):  # nothing but slivers
+        return None
     low, span, quantised = _quantised(vertices)
     index = faces.astype(np.uint16 if len(vertices) <= 65_536 else np.uint32)
     state = {
@@ -146,7 +148,7 @@ def _used(
 
 def _quantised(
     points: Float[np.ndarray, "n 3"],
-) -> tuple[Float[np.ndarray, " xyz"], Float[np.ndarray, " xyz"], Int[np.ndarray, "n 3"]]:
+) -> tuple[Float[np.ndarray, " xyz"], Float[np.ndarray, " xyz"], UInt16[np.ndarray, "n 3"]]:
     """low and span, so that points = low + span * quantised / 65535."""
     low = points.min(axis=0)
     span = np.maximum(np.ptp(points, axis=0), 1e-12)

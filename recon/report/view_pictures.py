@@ -87,7 +87,9 @@ def rendered_view(
     psnr: float | None = None,
     ssim: float | None = None,
 ) -> RenderedView:
-    """All pictures of a view and its rendering, which have the same size; limits: see `depth_limits`."""
+    """All pictures of a view and its rendering; limits: see `depth_limits`. ValueError if their sizes differ."""
+    if view.rgb.shape != rendering.color.shape:
+        raise ValueError(f"the rendering of {view.name} is {_size(rendering.color)} px, the photo {_size(view.rgb)}")
     solid = rendering.alpha.detach() >= SOLID
     depth = torch.where(solid, rendering.depth.detach(), 0.0)
     return RenderedView(
@@ -123,6 +125,10 @@ def with_legend(picture: UInt8[np.ndarray, "h w 3"], kind: str, low: str, high: 
     for words, x in ((low, 8), (high, width - right + 8)):
         cv2.putText(strip, words, (x, LEGEND_HEIGHT - 9), font, size, (230, 230, 228), 1, cv2.LINE_AA)
     return np.concatenate([picture, strip])
+
+
+def _size(color: Float[Tensor, "3 _h _w"]) -> str:
+    return f"{color.shape[2]} x {color.shape[1]}"
 
 
 def _colored(share: Float[np.ndarray, "h w"], table: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -35,14 +35,15 @@
       for (let k = 0; k < 3; k++) normals[i + k] /= length;
     }
     const each = () => new Float32Array(count);
-    return { vertices, faces, colors, normals, count, x: each(), y: each(), inverse: each(), light: each() };
+    return { vertices, faces, colors, normals, count, x: each(), y: each(), inverse: each(), shaded: new Float32Array(3 * count) };
   }
   function drawMesh(mesh, frame) {
     const { view, right, up, back, focal, middleX, middleY } = lens(frame);
-    const { vertices, normals, faces, colors, count, x, y, inverse, light } = mesh;
+    const { vertices, normals, faces, colors, count, x, y, inverse, shaded } = mesh;
+    const [ambient, lamps, clay] = show.meshColors ? [0.5, 0.56, null] : [0.16, 0.86, [204, 207, 214]];
     const [tx, ty, tz] = view.target;
     const eye = [0, 1, 2].map((k) => view.target[k] + back[k] * view.distance);
-    // A lamp above and to the left of the eye; `light` is negative where the back of the surface is seen.
+    // A lamp above and to the left of the eye; the back of the surface is darker.
     const lamp = [0, 1, 2].map((k) => 0.82 * back[k] + 0.44 * up[k] - 0.36 * right[k]);
     for (let i = 0, k = 0; i < count; i++, k += 3) {
       const [px, py, pz] = [vertices[k] - tx, vertices[k + 1] - ty, vertices[k + 2] - tz];
@@ -53,15 +54,15 @@
       const [nx, ny, nz] = [normals[k], normals[k + 1], normals[k + 2]];
       const front = nx * (eye[0] - vertices[k]) + ny * (eye[1] - vertices[k + 1]) + nz * (eye[2] - vertices[k + 2]) >= 0;
       const lit = nx * lamp[0] + ny * lamp[1] + nz * lamp[2];
-      light[i] = front ? Math.max(0, lit) : Math.max(0, -lit) * 0.55;
+      const shade = ambient + lamps * (front ? Math.max(0, lit) : Math.max(0, -lit) * 0.55);
+      for (let c = k; c < k + 3; c++) shaded[c] = Math.min(255, (clay ? clay[c - k] : colors[c]) * shade);
     }
-    const colored = show.meshColors;
     for (let f = 0; f < faces.length; f += 3) {
       const [a, b, c] = [faces[f], faces[f + 1], faces[f + 2]];
-      if (inverse[a] && inverse[b] && inverse[c]) triangle(frame, mesh, a, b, c, colored, colors);
+      if (inverse[a] && inverse[b] && inverse[c]) triangle(frame, mesh, a, b, c);
     }
   }
-  function triangle({ width, height, depths, pixels }, { x, y, inverse, light }, a, b, c, colored, colors) {
+  function triangle({ width, height, depths, pixels }, { x, y, inverse, shaded }, a, b, c) {
     const [ax, ay, bx, by, cx, cy] = [x[a], y[a], x[b], y[b], x[c], y[c]];
     const area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay);
     if (Math.abs(area) < 1e-6) return;
@@ -72,13 +73,12 @@
     if (first > last || top > bottom) return;
     // Shares of the corners b and c change by a constant from px to px.
     const [bdx, bdy, cdx, cdy] = [(cy - ay) / area, (ax - cx) / area, (ay - by) / area, (bx - ax) / area];
-    const corner = (k) => { // red, green, blue of a corner
-      const shade = colored ? 0.5 + 0.56 * light[k] : 0.16 + 0.86 * light[k];
-      const base = colored ? [colors[3 * k], colors[3 * k + 1], colors[3 * k + 2]] : [204, 207, 214];
-      return base.map((value) => Math.min(255, value * shade));
-    };
-    const [[ra, ga, la], [rb, gb, lb], [rc, gc, lc]] = [corner(a), corner(b), corner(c)];
+    // Inverse depth, red, green and blue at corner a, and what they grow by towards b and c.
     const [ia, ib, ic] = [inverse[a], inverse[b] - inverse[a], inverse[c] - inverse[a]];
+    const [sa, sb, sc] = [3 * a, 3 * b, 3 * c];
+    const [ra, ga, la] = [shaded[sa], shaded[sa + 1], shaded[sa + 2]];
+    const [rb, gb, lb] = [shaded[sb] - ra, shaded[sb + 1] - ga, shaded[sb + 2] - la];
+    const [rc, gc, lc] = [shaded[sc] - ra, shaded[sc + 1] - ga, shaded[sc + 2] - la];
     for (let v = top; v <= bottom; v++) {
       const [dx, dy] = [first + 0.5 - ax, v + 0.5 - ay];
       let [wb, wc] = [dx * bdx + dy * bdy, dx * cdx + dy * cdy];
@@ -87,8 +87,7 @@
         const depth = 1 / (ia + wb * ib + wc * ic);
         if (depth >= depths[at]) continue;
         depths[at] = depth;
-        pixels[at] = (255 << 24) | ((la + wb * (lb - la) + wc * (lc - la)) << 16) |
-          ((ga + wb * (gb - ga) + wc * (gc - ga)) << 8) | (ra + wb * (rb - ra) + wc * (rc - ra));
+        pixels[at] = (255 << 24) | ((la + wb * lb + wc * lc) << 16) | ((ga + wb * gb + wc * gc) << 8) | (ra + wb * rb + wc * rc);
       }
     }
   }

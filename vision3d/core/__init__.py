@@ -1,5 +1,6 @@
 """Core types: frozen dataclasses that cross module borders, and the errors people see."""
 
+from vision3d.core.boxes import Boxes3D
 from vision3d.core.camera import Camera, CameraPrior
 from vision3d.core.correspondences import Correspondences, Warp
 from vision3d.core.image import Image
@@ -14,6 +15,7 @@ from vision3d.core.views import DepthView, View
 from vision3d.errors import MissingWeightsError, UsageError, Vision3DError
 
 __all__ = [
+    "Boxes3D",
     "Camera",
     "CameraPrior",
     "Correspondences",

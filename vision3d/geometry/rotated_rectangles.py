@@ -41,7 +41,7 @@ def rectangle_areas(a: Float64[np.ndarray, "n 5"]) -> Float64[np.ndarray, " n"]:
     return out
 
 
-def suppress(a: Float64[np.ndarray, "n 5"], order: Int64[np.ndarray, " n"], most: float) -> Int64[np.ndarray, " k"]:
+def suppress(a: Float64[np.ndarray, "n 5"], order: Int64[np.ndarray, " k"], most: float) -> Int64[np.ndarray, " j"]:
     """Greedy non-maximum suppression: walks `order`, keeps what overlaps nothing kept by more than `most` (IoU)."""
     kept = np.empty(len(order), np.int64)
     count = _suppress(np.ascontiguousarray(a), np.ascontiguousarray(order), most, kept)

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-import numpy as np
 import torch
-import trimesh
+from jaxtyping import Float
+from torch import Tensor
 
-from vision3d.core import Camera, Mesh, PointCloud, RigidTransform, Surfels, UsageError, Vision3DError
+from vision3d.core import (
+    Camera,
+    Mesh,
+    PointCloud,
+    PosedImage,
+    RigidTransform,
+    Scene,
+    Surfels,
+    Tracks,
+    UsageError,
+    Vision3DError,
+)
 from vision3d.io.cameras_json import KnownCamera, known_cameras
 from vision3d.io.colmap import find_model, read_colmap
+from vision3d.io.glb import upright_from_world
 from vision3d.io.known_cameras import read_known_cameras
+from vision3d.io.mesh import MESH_ENDINGS, read_mesh
 from vision3d.io.ply import read_ply
 from vision3d.io.ply_table import read_header
 from vision3d.io.surfels_ply import read_surfels
@@ -24,7 +36,6 @@ from vision3d.io.surfels_ply import read_surfels
 RENDERS = ("renders/train", "renders/heldout")
 UNKNOWN_CAMERA = Camera(1200, 900, (1000.0, 1000.0), (600.0, 450.0))  # for poses that come without intrinsics
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -70,40 +81,45 @@ def load_contents(path: Path) -> Contents:
         kind = path.suffix.lower()
         if kind == ".ply":
             return _ply(path, title)
-        if kind in (".glb", ".obj"):
-            return Contents(title, mesh=read_mesh(path))
+        if kind in MESH_ENDINGS:
+            return Contents(title, mesh=_mesh(path))
         if kind == ".json":
-            return Contents(title, photos=_posed(read_known_cameras(path), path.parent))
-        raise UsageError(f"{path}: only .ply, .glb, .obj and camera files (.json) can be shown, or a result folder")
+            photos = _posed(read_known_cameras(path), path.parent)
+            if not photos:
+                raise UsageError(f"{path} holds no camera poses")
+            return Contents(title, photos)
+        raise UsageError(f"{path}: only .json (cameras) and {', '.join(MESH_ENDINGS)} can be shown, or a result folder")
     if not path.is_dir():
         raise UsageError(f"there is no {path}: name the output folder of `vision3d reconstruct` or a PLY")
     return _folder(path, title)
 
 
-def read_mesh(path: Path) -> Mesh:
-    """Triangles, with colours where the file has any. Vision3DError: damaged, or no triangles."""
-    try:
-        loaded = trimesh.load(path, force="mesh", process=False)
-        vertices, faces = np.asarray(loaded.vertices, np.float32), np.asarray(loaded.faces, np.int64)
-        visual = loaded.visual if loaded.visual.kind == "vertex" else None
-        if loaded.visual.kind == "texture" and loaded.visual.uv is not None:
-            visual = loaded.visual.to_color()
-        colors = np.zeros((0, 3)) if visual is None else np.asarray(visual.vertex_colors)[:, :3]
-    except Exception as error:  # trimesh raises nearly anything on a damaged file
-        raise Vision3DError(f"{path} cannot be read as a mesh: {str(error)[:200] or type(error).__name__}") from None
-    if not len(faces) or not np.isfinite(vertices).all() or faces.min() < 0 or faces.max() >= len(vertices):
-        raise Vision3DError(f"{path} holds no mesh (no triangles, or its vertices are not finite)")
-    rgb = torch.from_numpy(colors.astype(np.float32) / 255) if len(colors) == len(vertices) else None
-    return Mesh(torch.from_numpy(vertices), torch.from_numpy(faces), rgb)
+def upright_from_world_of(photos: tuple[PosedPhoto, ...]) -> Float[Tensor, "3 3"]:
+    """Rotation to glTF's axes (y up) by the mean orientation of the cameras; see `vision3d.io.glb`."""
+    nothing = torch.zeros(0, 3, dtype=torch.float64)
+    images = {photo.name: PosedImage(0, photo.cam_from_world) for photo in photos}
+    return upright_from_world(Scene({}, images, nothing, nothing.to(torch.uint8), nothing[:, 0], Tracks.empty()))
+
+
+def _mesh(path: Path, photos: tuple[PosedPhoto, ...] = ()) -> Mesh:
+    """A mesh in the world of the photos: GLB and glTF are y up, as they were written."""
+    mesh = read_mesh(path)
+    if path.suffix.lower() not in (".glb", ".gltf"):
+        return mesh
+    turn = upright_from_world_of(photos).float()
+    return Mesh(mesh.vertices @ turn, mesh.faces, mesh.colors)
 
 
 def _ply(path: Path, title: str) -> Contents:
     elements = {element.name: element for element in read_header(path)}
     names = {name for name, _ in elements["vertex"].fields} if "vertex" in elements else set()
     if "f_dc_0" in names or "packed_position" in names:
-        return Contents(title, surfels=read_surfels(path))
+        surfels = read_surfels(path)
+        if not len(surfels):
+            raise UsageError(f"{path} holds no surfels")
+        return Contents(title, surfels=surfels)
     if "face" in elements and elements["face"].count:
-        return Contents(title, mesh=read_mesh(path))
+        return Contents(title, mesh=_mesh(path))
     cloud = read_ply(path, drop_invalid=True).cloud
     if not len(cloud.points):
         raise UsageError(f"{path} holds no points")
@@ -124,23 +140,23 @@ def _folder(path: Path, title: str) -> Contents:
         return attempt(lambda: read(path / name)) if (path / name).is_file() else None
 
     surfels = optional("surfels.ply", read_surfels)
-    mesh = optional("mesh.ply", read_mesh)
-    if mesh is None:
-        mesh = optional("mesh.glb", read_mesh)
     cloud = optional("points.ply", lambda file: read_ply(file, drop_invalid=True).cloud)
     known = optional("cameras.json", read_known_cameras) or optional("transforms.json", read_known_cameras)
     model = attempt(lambda: find_model(path)) if known is None or cloud is None else None
-    if model is not None:
-        scene = attempt(lambda: read_colmap(model))
-        if scene is not None:
-            known = known if known is not None else known_cameras(scene)
-            cloud = cloud if cloud is not None else PointCloud(scene.points, scene.colors.float() / 255)
+    scene = attempt(lambda: read_colmap(model)) if model is not None else None
+    if scene is not None:
+        known = known if known is not None else known_cameras(scene)
+        cloud = cloud if cloud is not None else PointCloud(scene.points, scene.colors.float() / 255)
+    photos = _posed(known or {}, path)
+    mesh = optional("mesh.ply", _mesh)
+    if mesh is None:
+        mesh = optional("mesh.glb", lambda file: _mesh(file, photos))
     if cloud is not None and not bool(torch.isfinite(cloud.points).all()):
         finite = torch.isfinite(cloud.points).all(1)
         cloud = PointCloud(cloud.points[finite], None if cloud.features is None else cloud.features[finite])
     contents = Contents(
         title,
-        _posed(known or {}, path),
+        photos,
         cloud if cloud is not None and len(cloud.points) else None,
         surfels if surfels is not None and len(surfels) else None,
         mesh,
@@ -161,9 +177,11 @@ def _posed(known: dict[str, KnownCamera], folder: Path) -> tuple[PosedPhoto, ...
     for name, entry in known.items():
         if entry.cam_from_world is None:
             continue
-        stem = Path(name).stem
-        # The rendered folders hold the photo without distortion, as the depth is.
-        pictures = [folder / renders / f"{stem}_photo.png" for renders in RENDERS]
+        # The renders hold the photo without distortion, as the depth is; they are named after the photo, folders
+        # joined by "_", with its ending only where two would be alike.
+        stems = ["_".join(parts) for parts in (PurePosixPath(name).with_suffix("").parts, PurePosixPath(name).parts)]
+        beside = [folder / renders / stem for stem in stems for renders in RENDERS]
+        pictures = [Path(f"{base}_photo.png") for base in beside]
         pictures += [originals / name] if originals is not None else []
         photos.append(
             PosedPhoto(
@@ -171,8 +189,8 @@ def _posed(known: dict[str, KnownCamera], folder: Path) -> tuple[PosedPhoto, ...
                 entry.camera or UNKNOWN_CAMERA,
                 entry.cam_from_world,
                 _first(pictures),
-                _first([folder / renders / f"{stem}_depth.png" for renders in RENDERS]),
-                _first([folder / renders / f"{stem}_depth.npz" for renders in RENDERS]),
+                _first([Path(f"{base}_depth.png") for base in beside]),
+                _first([Path(f"{base}_depth.npz") for base in beside]),
             )
         )
     return tuple(photos)

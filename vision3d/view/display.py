@@ -13,10 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vision3d.core import Camera, PosedImage, Scene, Surfels, Tracks
+from vision3d.core import Surfels
 from vision3d.geometry.rotation import quaternion_from_matrix, quaternion_to_matrix
-from vision3d.io.glb import upright_from_world
-from vision3d.view.contents import Contents, PosedPhoto
+from vision3d.view.contents import Contents, PosedPhoto, upright_from_world_of
 
 RADIUS = 10.0
 THICKNESS = 0.03  # of a surfel over its smaller scale; less would drown in half precision
@@ -74,10 +73,8 @@ def display_of(contents: Contents) -> Display:
     if len(centers):
         radius = max(radius, float(torch.linalg.vector_norm(centers - center, dim=1).max()))
     scale = RADIUS / radius if radius > 0 else 1.0
-    images = {p.name: PosedImage(0, p.cam_from_world) for p in contents.photos}
-    nothing = torch.zeros(0, 3, dtype=torch.float64)
-    scene = Scene({}, images, nothing, nothing.to(torch.uint8), nothing[:, 0], Tracks.empty())
-    return Display(center, scale, upright_from_world(scene)[1], _frustum_depth((centers - center) * scale))
+    up = upright_from_world_of(contents.photos)[1]
+    return Display(center, scale, up, _frustum_depth((centers - center) * scale))
 
 
 def splats(surfels: Surfels, display: Display) -> Splats:
@@ -154,8 +151,9 @@ class Frustum:
         return (float(u), float(v)) if 0 <= u < 1 and 0 <= v < 1 else None
 
 
-def point_at(camera: Camera, photo: PosedPhoto, u: float, v: float, z: float) -> Float[Tensor, " 3"]:
+def point_at(photo: PosedPhoto, u: float, v: float, z: float) -> Float[Tensor, " 3"]:
     """The world point at share (u, v) of the undistorted photo and depth z (scene's unit)."""
+    camera = photo.camera
     (fx, fy), (cx, cy) = camera.focal, camera.center
     ray = torch.tensor([(u * camera.width - cx) / fx, (v * camera.height - cy) / fy, 1.0], dtype=torch.float64)
     return photo.cam_from_world.inverse().apply((ray * z)[None])[0]

@@ -115,7 +115,7 @@ class PhotoPanel:
         z = float(depth[int(v * depth.shape[0]), int(u * depth.shape[1])])
         if not z > 0 or not np.isfinite(z):
             return f"{where}: nothing was reconstructed there"
-        point = point_at(photo.camera, photo, u, v, z)
+        point = point_at(photo, u, v, z)
         with self._lock:
             self._forget_marker()
             self._marker = self._server.scene.add_icosphere(

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from vision3d.core import DepthView, Progress, Scene, Surfels, View, Vision3DError, silent
 from vision3d.geometry.rotation import quaternion_from_matrix
+from vision3d.matching.catalogue import make_matcher
 from vision3d.recon.stereo.completion import complete
 from vision3d.recon.stereo.consistency import FilterConfig, keep_consistent
+from vision3d.recon.stereo.matched import match_views
 from vision3d.recon.stereo.neighbours import choose_neighbours
-from vision3d.recon.stereo.patchmatch import StereoConfig, estimate_planes
-from vision3d.recon.stereo.sampling import Layer, Patches, sample, sample_to_count
+from vision3d.recon.stereo.patchmatch import PlaneMap, StereoConfig, estimate_planes
+from vision3d.recon.stereo.point_patches import sparse_patches
+from vision3d.recon.stereo.sampling import Layer, Patches, behind_surfaces, sample, sample_to_count, without_obstacles
 
 SH_CONSTANT = 0.28209479177387814  # of degree 0: color = 0.5 + SH_CONSTANT * sh
 OVERLAP = 0.6  # standard deviation of a surfel per spacing of the grid: neighbours then close the surface
@@ -68,25 +71,32 @@ def initialise_surfels(
 ) -> DenseInit:
     """Surfels on what at least two of the views show, and, with config.fill, guesses for the rest.
 
-    Views without overlap or parallax give an empty result with the reason. Vision3DError: fewer than two views.
+    Views without overlap or parallax give an empty result with the reason. Vision3DError: fewer than two views, a
+    matcher's weights are missing. UsageError: no matcher has that name.
     """
     if len(views) < 2:
         raise Vision3DError(f"depth needs at least two posed photos, got {len(views)}: add photos of the same scene")
     hood = choose_neighbours(views, scene, config.neighbours)
-    maps = estimate_planes(views, hood.sources, hood.inverse_depths, hood.unit, config.stereo, progress)
-    kept = keep_consistent(views, maps, hood.sources, config.filter)
-    layers = [Layer(k.depth, m.normal, k.confidence) for k, m in zip(kept, maps, strict=True)]
-    patches, step = sample_to_count(views, layers, config.target)
+    maps: list[PlaneMap | None] = [None] * len(views)
+    if config.source == "patchmatch":
+        planes = estimate_planes(views, hood.sources, hood.inverse_depths, hood.unit, config.stereo, progress)
+        kept = keep_consistent(views, planes, hood.sources, config.filter)
+        layers = [Layer(k.depth, m.normal, k.confidence) for k, m in zip(kept, planes, strict=True)]
+        patches, step = sample_to_count(views, layers, config.target)
+        surfaces, trust = [k.depth for k in kept], [k.confidence for k in kept]
+        patches = without_obstacles(patches, views, surfaces)
+        maps = list(planes)
+    else:
+        patches, surfaces = match_views(views, hood.sources, make_matcher(config.source), config.target, progress)
+        patches = without_obstacles(patches, views, surfaces)
+        trust = [(surface > 0).astype(np.float32) for surface in surfaces]
+        step = float(np.sqrt(sum(surface.size for surface in surfaces) / config.target))
     if config.fill and len(patches):
-        filled = []
-        for view, plane_map, layer in zip(views, maps, layers, strict=True):
-            depth, normal = complete(view, plane_map, layer.depth)
-            filled.append(Layer(depth, normal, np.full(depth.shape, FILL_CONFIDENCE, np.float32)))
-        surfaces = [layer.depth for layer in layers]
-        patches = Patches.join([patches, sample(views, filled, FILL_SPACING * step, patches, surfaces)])
+        patches = Patches.join([patches, without_obstacles(sparse_patches(scene, views, patches), views, surfaces)])
+        patches = Patches.join([patches, _filled(views, maps, surfaces, patches, FILL_SPACING * step)])
     depth_maps = [
-        DepthView(v.name, v.camera, v.cam_from_world, torch.from_numpy(k.depth), v.rgb, torch.from_numpy(k.confidence))
-        for v, k in zip(views, kept, strict=True)
+        DepthView(v.name, v.camera, v.cam_from_world, torch.from_numpy(depth), v.rgb, torch.from_numpy(weight))
+        for v, depth, weight in zip(views, surfaces, trust, strict=True)
     ]
     reason = "" if len(patches) else _reason(views, hood.sources)
     return DenseInit(
@@ -96,6 +106,21 @@ def initialise_surfels(
         depth_maps,
         reason,
     )
+
+
+def _filled(
+    views: Sequence[View],
+    maps: Sequence[PlaneMap | None],
+    surfaces: Sequence[Float[np.ndarray, "h w"]],
+    accepted: Patches,
+    step: float,
+) -> Patches:
+    """Patches of low confidence for what no accepted one covers, behind or beside all measured surfaces."""
+    layers = []
+    for view, plane_map, surface in zip(views, maps, surfaces, strict=True):
+        depth, normal = complete(view, plane_map, surface)
+        layers.append(Layer(depth, normal, np.full(depth.shape, FILL_CONFIDENCE, np.float32)))
+    return sample(views, layers, step, accepted, surfaces)
 
 
 def _reason(views: Sequence[View], sources: Sequence[Sequence[int]]) -> str:

@@ -36,7 +36,8 @@ class FilterConfig:
 
 @dataclass(frozen=True, slots=True)
 class KeptDepth:
-    """Depth of one view, 0 where nothing was kept; confirmed: how many views agree; confidence in [0, 1]."""
+    """Depth of one view, 0 where nothing was kept; confirmed: how many views agree; confidence in [0, 1],
+    from 0.25 where kept."""
 
     depth: Float[np.ndarray, "h w"]
     confirmed: Int[np.ndarray, "h w"]
@@ -68,7 +69,7 @@ def _keep(
     kept &= ((count >= 2) & (cost < config.max_cost)) | ((count >= 1) & (cost < config.max_cost_one))
     depth = without_specks(np.where(kept, plane_map.depth, 0), max(4, round(config.speck * kept.size / 4e5)))
     agreement = 1 - 0.5 ** count.astype(np.float32)
-    confidence = np.where(depth > 0, agreement * (1 - cost).clip(0.2, 1), 0)
+    confidence = np.where(depth > 0, 0.25 + 0.75 * agreement * (1 - cost).clip(0, 1), 0)
     return KeptDepth(depth.astype(np.float32), count, confidence.astype(np.float32))
 
 

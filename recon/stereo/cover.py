@@ -38,8 +38,8 @@ def mark_covered(points, spacings, matrix, focal, depth, tolerance, covered):  #
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def before_surface(points, matrix, depth, tolerance, out):  # pragma: no cover (compiled)
-    """Sets out [n] where a point lies in space that the view sees through: before its accepted depth."""
+def before_surface(points, matrix, depth, tolerance, count):  # pragma: no cover (compiled)
+    """Adds 1 to count [n] where a point lies in space that the view sees through: before its accepted depth."""
     height, width = depth.shape
     for k in range(points.shape[0]):
         x, y, z = points[k, 0], points[k, 1], points[k, 2]
@@ -51,4 +51,4 @@ def before_surface(points, matrix, depth, tolerance, out):  # pragma: no cover (
         if 0 <= u < width and 0 <= v < height:
             d = depth[np.int64(v), np.int64(u)]
             if d > 0 and zc < (1 - tolerance) * d:
-                out[k] = True
+                count[k] += 1

@@ -25,7 +25,7 @@ WINDOW_X: Float[np.ndarray, " 32"] = _X[_INNER].astype(np.float32)
 WINDOW_Y: Float[np.ndarray, " 32"] = _Y[_INNER].astype(np.float32)
 SAMPLES = len(WINDOW_X)
 SIGMA_SPACE = 5.0  # px
-SIGMA_GREY = 36.0  # of 255
+SIGMA_GREY = 24.0  # of 255
 NOISE = 2.0  # variance in grey levels^2 that is added to both: flat areas then correlate with nothing
 WORST = 1.2  # cost of a plane that a source does not see, and cap of all costs (1 is uncorrelated)
 
@@ -68,27 +68,27 @@ def load_window(grey, x, y, value, weight):  # pragma: no cover (compiled)
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def plane_cost(quads, size, warp, x, y, w, a, b, value, weight, variance):  # pragma: no cover (compiled)
+def plane_cost(quads, sizes, warps, source, x, y, w, a, b, value, weight, variance):  # pragma: no cover (compiled)
     """1 - NCC of the window (see load_window) with one source, in [0, WORST].
 
-    quads: packed pixels of all sources; size [3]: width, height and first pixel of this one in `quads`; warp [12]: A
-    row by row, then t.
+    quads: packed pixels of all sources; sizes [s, 3]: their width, height and first pixel in `quads`; warps [s, 12]: A
+    row by row, then t. (Slices of arrays count references in Numba, which would take longer than the sums.)
     """
     one = np.float32(1)
-    x0 = warp[0] * x + warp[1] * y + warp[2] + warp[9] * w
-    y0 = warp[3] * x + warp[4] * y + warp[5] + warp[10] * w
-    z0 = warp[6] * x + warp[7] * y + warp[8] + warp[11] * w
-    step = np.int32(size[0])
-    first = np.int32(size[2])
+    x0 = warps[source, 0] * x + warps[source, 1] * y + warps[source, 2] + warps[source, 9] * w
+    y0 = warps[source, 3] * x + warps[source, 4] * y + warps[source, 5] + warps[source, 10] * w
+    z0 = warps[source, 6] * x + warps[source, 7] * y + warps[source, 8] + warps[source, 11] * w
+    step = np.int32(sizes[source, 0])
+    first = np.int32(sizes[source, 2])
     last_x = np.float32(step - 1)
-    last_y = np.float32(size[1] - 1)
+    last_y = np.float32(sizes[source, 1] - 1)
     if not (z0 > np.float32(1e-6)):
         return np.float32(WORST)
     if x0 < 0 or y0 < 0 or x0 > last_x * z0 or y0 > last_y * z0:
         return np.float32(WORST)
-    x_dx, x_dy = warp[0] + warp[9] * a, warp[1] + warp[9] * b
-    y_dx, y_dy = warp[3] + warp[10] * a, warp[4] + warp[10] * b
-    z_dx, z_dy = warp[6] + warp[11] * a, warp[7] + warp[11] * b
+    x_dx, x_dy = warps[source, 0] + warps[source, 9] * a, warps[source, 1] + warps[source, 9] * b
+    y_dx, y_dy = warps[source, 3] + warps[source, 10] * a, warps[source, 4] + warps[source, 10] * b
+    z_dx, z_dy = warps[source, 6] + warps[source, 11] * a, warps[source, 7] + warps[source, 11] * b
     z_low = z0 * np.float32(0.2)
     byte = np.uint32(255)
     sum_s = np.float32(0)

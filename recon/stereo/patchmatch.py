@@ -80,7 +80,7 @@ def estimate_planes(
         depth_of_pyramid += 1
     greys = [_grey(view) for view in views]
     steps = sum(_sweeps(level, depth_of_pyramid)[0] for level in range(depth_of_pyramid)) * len(views)
-    done = 0
+    done, last = 0, depth_of_pyramid - 1
     progress("stereo", 0, steps)
     levels: list[_Level] = []
     for number in range(depth_of_pyramid):
@@ -97,7 +97,8 @@ def estimate_planes(
                 if sources[index]:
                     around = _Around.of(views, levels, index, list(sources[index])[:MAX_SOURCES], snapshot, unit)
                     low, high = (inverse_depths[index] * unit).astype(np.float32)
-                    _improve(levels[index], around, low, high, number, iteration, index, is_geometric, count, config)
+                    turn = _Turn(index, number, number == last, iteration, count, is_geometric)
+                    _improve(levels[index], around, low, high, turn, config)
                 done += 1
                 progress("stereo", done, steps)
     return [_result(level, bool(sources[i]), unit) for i, level in enumerate(levels)]
@@ -109,36 +110,40 @@ def _sweeps(number: int, levels: int) -> tuple[int, int]:
     return _SWEEPS["last"] if number == levels - 1 else _SWEEPS["middle"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Which sweep it is: of which view, level (0: coarsest), iteration of how many, with geometric costs or not."""
+
+    view: int
+    level: int
+    is_finest: bool
+    iteration: int
+    count: int
+    is_geometric: bool
+
+
 def _improve(
-    level: _Level,
-    around: _Around,
-    low: np.float32,
-    high: np.float32,
-    number: int,
-    iteration: int,
-    index: int,
-    is_geometric: bool,
-    count: int,
-    config: StereoConfig,
+    level: _Level, around: _Around, low: np.float32, high: np.float32, turn: _Turn, config: StereoConfig
 ) -> None:
-    """One sweep over both colours; costs are computed anew where what they measure has changed."""
-    geometric = np.float32(config.geometric if is_geometric else 0.0)
-    fresh = number == 0 and iteration == 0
-    salt = (((config.seed * 31 + index) * 8 + number) * 16 + iteration) & 0xFFFF
+    """One sweep over both colors; costs are computed anew where what they measure has changed."""
+    geometric = np.float32(config.geometric if turn.is_geometric else 0.0)
+    salt = (((config.seed * 31 + turn.view) * 8 + turn.level) * 16 + turn.iteration) & 0xFFFF
     common = (level.grey, level.mask, around.quads, around.sizes, around.warps, around.backs, around.other, geometric)
-    if iteration == 0 or is_geometric:
+    if turn.iteration == 0 or turn.is_geometric:
+        fresh = turn.level == 0 and turn.iteration == 0
         start(*common, level.camera, low, high, salt, level.planes, level.cost, fresh)
-    # Half of the range at the very start, half a pixel of disparity at the end of every level.
+    # A quarter of the range at the very start, half a pixel of disparity at the end of every level.
     pixel = np.float32(1 / max(around.pixels_per_inverse_depth, 1e-12))
-    first = (high - low) / 4 if number == 0 else 2 * pixel
-    share = iteration / max(count - 1, 1)
-    depth_step = np.float32(first ** (1 - share) * (pixel / 2) ** share) if first > 0 else pixel / 2
-    normal_step = np.float32(0.5 * (0.2 if number else 1.0) ** (1 - share) * 0.2**share)
-    restarts = 1 if number == 0 and iteration < count - 2 else 0
+    widest = (high - low) / 4 if turn.level == 0 else 2 * pixel
+    share = turn.iteration / max(turn.count - 1, 1)
+    depth_step = np.float32(min(widest ** (1 - share) * (pixel / 2) ** share, (high - low) / 2))
+    normal_step = np.float32(0.5 * (0.2 if turn.level else 1.0) ** (1 - share) * 0.2**share)
+    restarts = 1 if turn.level == 0 and turn.iteration < turn.count - 2 else 0
+    directions = 4 if turn.is_finest else 8
     for color in (0, 1):
         sweep(
-            *common, level.camera, low, high, color, config.reach, np.float32(min(depth_step, (high - low) / 2)),
-            normal_step, restarts, salt, level.planes, level.cost,
+            *common, level.camera, low, high, color, directions, config.reach, depth_step, normal_step, restarts, salt,
+            level.planes, level.cost,
         )  # fmt: skip
 
 

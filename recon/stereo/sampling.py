@@ -6,7 +6,7 @@ Kotovenko et al., "EDGS: Eliminating Densification for Efficient Convergence of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -50,13 +50,19 @@ class Patches:
     def __len__(self) -> int:
         return len(self.points)
 
+    def select(self, keep: Bool[np.ndarray, " n"] | Int[np.ndarray, " m"]) -> Patches:
+        """Those at a mask or at indices."""
+        return Patches(*(getattr(self, name)[keep] for name in _FIELDS))
+
     @classmethod
     def join(cls, parts: Sequence[Patches]) -> Patches:
         """All of them, in order."""
         if not parts:
             return cls.empty()
-        fields = ("points", "normals", "spacings", "colors", "confidence", "view")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _FIELDS))
+
+
+_FIELDS = tuple(field.name for field in fields(Patches))
 
 
 def sample_to_count(views: Sequence[View], layers: Sequence[Layer], target: int) -> tuple[Patches, float]:
@@ -80,11 +86,10 @@ def sample(
     layers: Sequence[Layer],
     step: float,
     accepted: Patches | None = None,
-    surfaces: Sequence[Float[np.ndarray, "h w"]] = (),
 ) -> Patches:
     """One patch per `step` px of every view where no patch of another view (or of `accepted`) covers the surface.
 
-    Views with the finest resolution go first. surfaces: depth maps of all views that no patch may hide.
+    Views with the finest resolution go first.
     """
     parts: list[Patches] = []
     for i in _finest_first(views, layers):
@@ -97,10 +102,19 @@ def sample(
                 others.points, others.spacings, world_projection(views[i]), focal, layer.depth, SAME_SURFACE, covered
             )
         part = _grid(views[i], layer, i, step, covered)
-        if surfaces and len(part):
-            part = _behind_surfaces(part, views[i], views, surfaces, i)
         parts.append(part)
     return Patches.join(parts)
+
+
+def without_obstacles(patches: Patches, views: Sequence[View], surfaces: Sequence[Float[np.ndarray, "h w"]]) -> Patches:
+    """Drops patches that stand before the surface (depth map) of other views.
+
+    A sure patch may be contradicted by two views (confidence from 2/3), one of middling confidence by one.
+    """
+    count = np.zeros(len(patches), np.int64)
+    for view, surface in zip(views, surfaces, strict=True):
+        before_surface(patches.points, world_projection(view), surface, FREE_SPACE, count)
+    return patches.select(count <= np.floor(3 * patches.confidence).clip(0, 2))
 
 
 def world_projection(view: View) -> Float[np.ndarray, "3 4"]:
@@ -151,22 +165,21 @@ def _grid(view: View, layer: Layer, index: int, step: float, covered: Bool[np.nd
     )
 
 
-def _behind_surfaces(
-    part: Patches, view: View, views: Sequence[View], surfaces: Sequence[Float[np.ndarray, "h w"]], own: int
-) -> Patches:
-    """Patches that would hide what another view measured move back along their rays until they do not; those that
-    hide it at every distance go. Guesses continue a near surface, what they guess at is often far behind it."""
-    center = view.cam_from_world.center().double().numpy()
-    points, spacings = part.points.copy(), part.spacings.copy()
-    placed = np.zeros(len(part), np.bool_)
+def behind_surfaces(patches: Patches, views: Sequence[View], surfaces: Sequence[Float[np.ndarray, "h w"]]) -> Patches:
+    """Moves patches that stand before the surface of other views back along their rays until they do not; those that
+    do at every distance go. A guess continues a near surface, what it guesses at is often far behind it."""
+    if not len(patches):
+        return patches
+    center = np.stack([view.cam_from_world.center().double().numpy() for view in views])[patches.view]
+    points, spacings = patches.points.copy(), patches.spacings.copy()
+    placed = np.zeros(len(patches), np.bool_)
     for factor in PUSHED_BACK:
-        tried = center + (part.points - center) * factor
-        obstacle = np.zeros(len(part), np.bool_)
-        for j, surface in enumerate(surfaces):
-            if j != own:
-                before_surface(tried, world_projection(views[j]), surface, FREE_SPACE, obstacle)
-        take = ~placed & ~obstacle
-        points[take], spacings[take] = tried[take], part.spacings[take] * factor
+        tried = center + (patches.points - center) * factor
+        count = np.zeros(len(patches), np.int64)
+        for view, surface in zip(views, surfaces, strict=True):
+            before_surface(tried, world_projection(view), surface, FREE_SPACE, count)
+        take = ~placed & (count == 0)
+        points[take], spacings[take] = tried[take], patches.spacings[take] * factor
         placed |= take
-    fields = (points, part.normals, spacings, part.colors, part.confidence, part.view)
-    return Patches(*(field[placed] for field in fields))
+    moved = Patches(points, patches.normals, spacings, patches.colors, patches.confidence, patches.view)
+    return moved.select(placed)

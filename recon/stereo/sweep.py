@@ -17,6 +17,7 @@ from vision3d.recon.stereo.ncc import SAMPLES, WORST, load_window, plane_cost
 MAX_SOURCES = 8
 STEEP = 0.17  # cosine between normal and ray below which planes are not tried (80 degrees)
 MAX_GEOMETRIC_PX = 3.0
+OTHERS = 0.2  # weight of the worse half of the sources, where a surface may be hidden
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
@@ -53,55 +54,69 @@ def normal_of(w, a, b, ray_x, ray_y, fx, fy):  # pragma: no cover (compiled)
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def geometric_error(other, size, warp, back, x, y, w):  # pragma: no cover (compiled)
+def geometric_error(other, sizes, warps, backs, source, x, y, w):  # pragma: no cover (compiled)
     """px between a pixel and itself after going to a source at inverse depth w and back at the source's own depth."""
     one = np.float32(1)
     far = np.float32(MAX_GEOMETRIC_PX)
-    z = warp[6] * x + warp[7] * y + warp[8] + warp[11] * w
+    z = warps[source, 6] * x + warps[source, 7] * y + warps[source, 8] + warps[source, 11] * w
     if not (z > np.float32(1e-6)):
         return far
-    u = (warp[0] * x + warp[1] * y + warp[2] + warp[9] * w) / z
-    v = (warp[3] * x + warp[4] * y + warp[5] + warp[10] * w) / z
-    if not (u > -0.5 and v > -0.5 and u < size[0] - 0.5 and v < size[1] - 0.5):
+    inverse = one / z
+    u = (warps[source, 0] * x + warps[source, 1] * y + warps[source, 2] + warps[source, 9] * w) * inverse
+    v = (warps[source, 3] * x + warps[source, 4] * y + warps[source, 5] + warps[source, 10] * w) * inverse
+    if not (u > -0.5 and v > -0.5 and u < sizes[source, 0] - 0.5 and v < sizes[source, 1] - 0.5):
         return far
-    w_other = other[size[2] + np.int64(v + np.float32(0.5)) * size[0] + np.int64(u + np.float32(0.5))]
+    w_other = other[sizes[source, 2] + np.int64(v + np.float32(0.5)) * sizes[source, 0] + np.int64(u + np.float32(0.5))]
     if not (w_other > 0):
         return far
-    z = back[6] * u + back[7] * v + back[8] + back[11] * w_other
+    z = backs[source, 6] * u + backs[source, 7] * v + backs[source, 8] + backs[source, 11] * w_other
     if not (z > np.float32(1e-6)):
         return far
-    du = (back[0] * u + back[1] * v + back[2] + back[9] * w_other) / z - x
-    dv = (back[3] * u + back[4] * v + back[5] + back[10] * w_other) / z - y
-    return min(np.sqrt(du * du + dv * dv), far * one)
+    inverse = one / z
+    du = (backs[source, 0] * u + backs[source, 1] * v + backs[source, 2] + backs[source, 9] * w_other) * inverse - x
+    dv = (backs[source, 3] * u + backs[source, 4] * v + backs[source, 5] + backs[source, 10] * w_other) * inverse - y
+    return min(np.sqrt(du * du + dv * dv), far)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def total_cost(
-    quads, sizes, warps, backs, other, geometric, x, y, w, a, b, value, weight, variance, best
+    quads, sizes, warps, backs, other, geometric, x, y, w, a, b, value, weight, variance, best, limit
 ):  # pragma: no cover (compiled)
-    """Mean over the better half of the sources (one of two, two of three), the others counting a fifth of that.
+    """Mean over the better half of the sources (one of two, two of three), the others counting OTHERS of that.
 
-    geometric: cost per px of forward-backward error (0: photometric only). best: room for the costs, sorted here.
+    geometric: cost per px of forward-backward error (0: photometric only). best: room for the costs.
+    limit: sources that cannot bring the total under it any more are left out.
     """
     count = sizes.shape[0]
-    for s in range(count):
-        cost = plane_cost(quads, sizes[s], warps[s], x, y, w, a, b, value, weight, variance)
-        if geometric > 0:
-            cost += geometric * geometric_error(other, sizes[s], warps[s], backs[s], x, y, w)
-        at = s
-        while at > 0 and best[at - 1] > cost:
-            best[at] = best[at - 1]
-            at -= 1
-        best[at] = cost
     kept = (count + 1) // 2
+    norm = np.float32(kept) + np.float32(OTHERS) * np.float32(count - kept)
     total = np.float32(0)
-    norm = np.float32(0)
     for s in range(count):
-        share = np.float32(1) if s < kept else np.float32(0.2)
-        total += share * best[s]
-        norm += share
+        best[s] = plane_cost(quads, sizes, warps, s, x, y, w, a, b, value, weight, variance)
+        # Were the costs of all sources to come 0, these would take the last places.
+        total = _weighted(best, s + 1, count, kept)
+        if total >= limit * norm:
+            return total / norm
+    if geometric > 0:
+        for s in range(count):
+            best[s] += geometric * geometric_error(other, sizes, warps, backs, s, x, y, w)
+        total = _weighted(best, count, count, kept)
     return total / norm
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def _weighted(costs, known, count, kept):  # pragma: no cover (compiled)
+    """Sum of the first `known` costs and of zeros for the rest, the `kept` smallest in full, the others by OTHERS."""
+    total = np.float32(0)
+    for i in range(known):
+        rank = count - known
+        for j in range(known):
+            if costs[j] < costs[i] or (costs[j] == costs[i] and j < i):
+                rank += 1
+        total += costs[i] if rank < kept else np.float32(OTHERS) * costs[i]
+    return total
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
@@ -138,7 +153,7 @@ def start(grey, mask, quads, sizes, warps, backs, other, geometric, camera, low,
             variance = load_window(grey, x, y, value, weight)
             cost[y, x] = total_cost(
                 quads, sizes, warps, backs, other, geometric, np.float32(x), np.float32(y),
-                planes[0, y, x], planes[1, y, x], planes[2, y, x], value, weight, variance, best,
+                planes[0, y, x], planes[1, y, x], planes[2, y, x], value, weight, variance, best, np.float32(1e9),
             )  # fmt: skip
 
 
@@ -146,12 +161,12 @@ def start(grey, mask, quads, sizes, warps, backs, other, geometric, camera, low,
 @no_type_check
 def sweep(
     grey, mask, quads, sizes, warps, backs, other, geometric, camera, low, high,
-    color, reach, depth_step, normal_step, restarts, salt, planes, cost,
+    color, directions, reach, depth_step, normal_step, restarts, salt, planes, cost,
 ):  # fmt: skip
     """Improves planes and cost of the pixels of one color (x + y odd or even) in place.
 
-    reach: px up to which neighbours' planes are tried (odd). depth_step: largest change of inverse depth, normal_step:
-    of the unit normal's coordinates. restarts: random planes tried.
+    directions: 4, or 8 to also try planes from 3 to `reach` px away (odd). depth_step: largest change of inverse
+    depth, normal_step: of the unit normal's coordinates. restarts: random planes tried.
     """
     height, width = grey.shape
     fx, fy, cx, cy = camera
@@ -171,7 +186,7 @@ def sweep(
             variance = load_window(grey, x, y, value, weight)
             w, a, b, c = planes[0, y, x], planes[1, y, x], planes[2, y, x], cost[y, x]
             # Four directions, in each the neighbour at 1 px and the best of those further away.
-            for direction in range(8):
+            for direction in range(directions):
                 horizontal = direction % 4 < 2
                 sign = 1 - 2 * (direction % 2)
                 found = np.float32(10)
@@ -193,7 +208,7 @@ def sweep(
                 if not (low <= w2 <= high):
                     continue
                 c2 = total_cost(
-                    quads, sizes, warps, backs, other, geometric, xf, yf, w2, a2, b2, value, weight, variance, best
+                    quads, sizes, warps, backs, other, geometric, xf, yf, w2, a2, b2, value, weight, variance, best, c
                 )
                 if c2 < c:
                     w, a, b, c = w2, a2, b2, c2
@@ -223,7 +238,7 @@ def sweep(
                     continue
                 a2, b2 = slopes(w2, nx, ny, nz, ray_x, ray_y, fx, fy)
                 c2 = total_cost(
-                    quads, sizes, warps, backs, other, geometric, xf, yf, w2, a2, b2, value, weight, variance, best
+                    quads, sizes, warps, backs, other, geometric, xf, yf, w2, a2, b2, value, weight, variance, best, c
                 )
                 if c2 < c:
                     w, a, b, c = w2, a2, b2, c2

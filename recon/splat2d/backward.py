@@ -1,4 +1,8 @@
-"""Gradients of `composite_forward`, back to front: sums per (tile, surfel) pair, added per surfel in fixed order."""
+"""Gradients of `composite_forward`, back to front: sums per (tile, surfel) pair, added per surfel in fixed order.
+
+A row's 16 pixels add to 16 columns of sums; offsets along x are constant in a column, so their moments cost nothing
+until the columns are added up.
+"""
 
 from __future__ import annotations
 
@@ -7,238 +11,263 @@ from typing import no_type_check
 import numba
 import numpy as np
 
-from vision3d.recon.splat2d.fast_exp import exp2_negative
-from vision3d.recon.splat2d.forward import CHUNK, FAST, load_chunk
-from vision3d.recon.splat2d.project import LOW_PASS, MAX_ALPHA, MIN_ALPHA, MIN_DENOMINATOR
+from vision3d.recon.splat2d.fast_exp import fast_exp2
+from vision3d.recon.splat2d.forward import denominator
+from vision3d.recon.splat2d.project import LOW_PASS, MAX_ALPHA, MIN_DENOMINATOR
+from vision3d.recon.splat2d.tile_memory import (
+    CHUNK,
+    EXPONENT,
+    FAINTEST,
+    FAST,
+    HALF,
+    LINES,
+    PLANE,
+    ROOT,
+    ROWS,
+    SCREEN_LINE,
+    TINY,
+    WIDTH,
+    U,
+    V,
+    Z,
+    fill_lines,
+    load_chunk,
+)
 from vision3d.recon.splat2d.tiles import TILE
 
-PIXELS = TILE * TILE
-PLANE = PIXELS + TILE
-NP = np.uint64(PLANE)
+# Planes that change from surfel to surfel: light, and sums over what lies behind of weight times its gradient, of
+# weights and of moments. The others hold gradients with respect to a pixel's sums.
+LIGHT = np.uint64(0)
+SUFFIX = np.uint64(PLANE)
+AFTER = np.uint64(2 * PLANE)
+AFTER_MOMENT = np.uint64(3 * PLANE)
+RED = np.uint64(4 * PLANE)
+GREEN = np.uint64(5 * PLANE)
+BLUE = np.uint64(6 * PLANE)
+SQUARE = np.uint64(7 * PLANE)
+NORMAL0 = np.uint64(8 * PLANE)
+NORMAL1 = np.uint64(9 * PLANE)
+NORMAL2 = np.uint64(10 * PLANE)
+ALPHA = np.uint64(11 * PLANE)
+MOMENT = np.uint64(12 * PLANE)
+SPREAD = np.uint64(13 * PLANE)
+TOTAL_MOMENT = np.uint64(14 * PLANE)
+LAST = np.uint64(15 * PLANE)
+PLANES = 16
+
+# Columns of sums, and what each sums up; PER_Y ones are weighted with the row's offset.
+SUMS = 17
+_U_SUM = np.uint64(0)
+_U_PER_Y = np.uint64(TILE)
+_V_SUM = np.uint64(2 * TILE)
+_V_PER_Y = np.uint64(3 * TILE)
+_Q_SUM = np.uint64(4 * TILE)
+_Q_PER_Y = np.uint64(5 * TILE)
+_S_SUM = np.uint64(6 * TILE)
+_S_PER_Y = np.uint64(7 * TILE)
+_G_SUM = np.uint64(8 * TILE)
+_Z_SUM = np.uint64(9 * TILE)
+_C0_SUM = np.uint64(10 * TILE)
+_C1_SUM = np.uint64(11 * TILE)
+_C2_SUM = np.uint64(12 * TILE)
+_CC_SUM = np.uint64(13 * TILE)
+_N0_SUM = np.uint64(14 * TILE)
+_N1_SUM = np.uint64(15 * TILE)
+_N2_SUM = np.uint64(16 * TILE)
+
 _ONE = np.float32(1)
 _ZERO = np.float32(0)
 _TWO = np.float32(2)
 _LOW_PASS = np.float32(LOW_PASS)
-_MIN_ALPHA = np.float32(MIN_ALPHA)
 _MAX_ALPHA = np.float32(MAX_ALPHA)
 _MIN_DENOMINATOR = np.float32(MIN_DENOMINATOR)
-_HALF = np.float32(0.5)
-_EXPONENT = np.float32(-0.5 / np.log(2.0))
-_TINY = np.float32(1e-30)
-_U2 = np.uint64(2)
-_U3 = np.uint64(3)
-_U4 = np.uint64(4)
-_U5 = np.uint64(5)
-_U6 = np.uint64(6)
-_U7 = np.uint64(7)
-_U8 = np.uint64(8)
-_U9 = np.uint64(9)
-_U10 = np.uint64(10)
-_U11 = np.uint64(11)
-_U12 = np.uint64(12)
-_U13 = np.uint64(13)
-_U14 = np.uint64(14)
-_U15 = np.uint64(15)
-_U16 = np.uint64(16)
-_U17 = np.uint64(17)
-_U18 = np.uint64(18)
+_PER_EXPONENT = _ONE / EXPONENT
+_PER_ROOT = _ONE / ROOT
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def composite_backward(
-    table,
-    boxes,
-    starts,
-    members,
-    slots,
-    row0,
-    columns,
-    stride,
-    width,
-    height,
-    near,
-    out,
-    state,
-    references,
-    upstream,
-    partials,
+    table, boxes, starts, members, slots, row0, columns, width, height, near, out, state, references, upstream, partials
 ):  # pragma: no cover (compiled)
     """Writes partials [pairs 16] at the pairs' slots, from the gradients upstream [11 h w] of `out`."""
-    tiles = len(starts) - 1
-    for k in numba.prange(tiles):
-        tile = (k * stride) % tiles
-        row, column = tile // columns + row0, tile % columns
-        left, top = column * TILE, row * TILE
+    for tile in numba.prange(len(starts) - 1):
+        left, top = (tile % columns) * TILE, (tile // columns + row0) * TILE
         wide, high = min(TILE, width - left), min(TILE, height - top)
         start = starts[tile]
         reference = references[tile]
-        # x, y, light, suffix of weighted gradients, of weights, of moments; then constants of the pixel.
-        memory = np.zeros(19 * PLANE + TILE, np.float32)
+        memory = np.zeros(PLANES * PLANE + TILE, np.float32)
         offset = (-(memory.ctypes.data // 4)) % TILE
-        scratch = memory[offset : offset + 19 * PLANE]
-        chunk, spans = np.empty((CHUNK, 20), np.float32), np.empty((CHUNK, 2), np.int64)
+        planes = memory[offset : offset + PLANES * PLANE]
+        lines, sums = np.empty(LINES, np.float32), np.empty(SUMS * TILE, np.float32)
+        chunk, spans = np.empty((CHUNK, 16), np.float32), np.empty((CHUNK, 2), np.int64)
+        for j in range(np.uint64(0), np.uint64(TILE * TILE)):
+            planes[j + LIGHT] = _ONE
+            planes[j + LAST] = -_ONE
         used = -_ONE
-        for j in range(PIXELS):
-            r, c = j // TILE, j % TILE
-            scratch[j] = np.float32(c) + _HALF
-            scratch[PLANE + j] = np.float32(r) + _HALF
-            scratch[2 * PLANE + j] = _ONE
-            scratch[17 * PLANE + j] = -_ONE
-            scratch[18 * PLANE + j] = -_ONE
-            if r >= high or c >= wide:
-                continue
-            y, x = top + r, left + c
-            light, moment = state[0, y, x], state[1, y, x]
-            total = _ONE - light
-            g_variance = upstream[10, y, x]
-            g_depth = upstream[4, y, x]
-            g_moment = g_depth / total if total > _ZERO else _ZERO
-            scratch[2 * PLANE + j] = light
-            scratch[6 * PLANE + j] = upstream[0, y, x] - _TWO * g_variance * out[0, y, x]
-            scratch[7 * PLANE + j] = upstream[1, y, x] - _TWO * g_variance * out[1, y, x]
-            scratch[8 * PLANE + j] = upstream[2, y, x] - _TWO * g_variance * out[2, y, x]
-            scratch[9 * PLANE + j] = g_variance
-            scratch[10 * PLANE + j] = upstream[6, y, x]
-            scratch[11 * PLANE + j] = upstream[7, y, x]
-            scratch[12 * PLANE + j] = upstream[8, y, x]
-            scratch[13 * PLANE + j] = upstream[3, y, x] - (g_moment * moment / total if total > _ZERO else _ZERO)
-            scratch[14 * PLANE + j] = g_moment
-            scratch[15 * PLANE + j] = _TWO * upstream[9, y, x]
-            scratch[16 * PLANE + j] = moment
-            scratch[17 * PLANE + j] = state[2, y, x]
-            # The median's gradient goes to one surfel per pixel: both numbers are kept in one place.
-            scratch[18 * PLANE + j] = state[3, y, x]
-            used = max(used, state[2, y, x])
-        last = start + np.int64(used)
-        for base in range(last - (last - start) % CHUNK, start - 1, -CHUNK):
-            count = min(CHUNK, last + 1 - base)
-            load_chunk(table, boxes, members, base, count, left, top, high, reference, near, chunk, spans)
+        for r in range(high):
+            y = top + r
+            for c in range(wide):
+                x, j = left + c, np.uint64(r * TILE + c)
+                light, moment = state[0, y, x], state[1, y, x]
+                total = _ONE - light
+                g_moment = upstream[4, y, x] / total if total > _ZERO else _ZERO
+                towards_mean = g_moment * moment / total if total > _ZERO else _ZERO
+                g_variance = upstream[10, y, x]
+                planes[j + LIGHT] = light
+                planes[j + RED] = upstream[0, y, x] - _TWO * g_variance * out[0, y, x]
+                planes[j + GREEN] = upstream[1, y, x] - _TWO * g_variance * out[1, y, x]
+                planes[j + BLUE] = upstream[2, y, x] - _TWO * g_variance * out[2, y, x]
+                planes[j + SQUARE] = g_variance
+                planes[j + NORMAL0] = upstream[6, y, x]
+                planes[j + NORMAL1] = upstream[7, y, x]
+                planes[j + NORMAL2] = upstream[8, y, x]
+                planes[j + ALPHA] = upstream[3, y, x] - towards_mean
+                planes[j + MOMENT] = g_moment
+                planes[j + SPREAD] = _TWO * upstream[9, y, x]
+                planes[j + TOTAL_MOMENT] = moment
+                planes[j + LAST] = state[2, y, x]
+                used = max(used, state[2, y, x])
+        end = start + np.int64(used) + 1
+        for block in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
+            base = start + block * CHUNK
+            count = min(CHUNK, end - base)
+            load_chunk(table, boxes, members, base, count, left, top, high, chunk, spans)
             for i in range(count - 1, -1, -1):
+                fill_lines(chunk[i], reference, lines)
                 x0, y0, a1, a2 = chunk[i, 0], chunk[i, 1], chunk[i, 2], chunk[i, 3]
                 b1, b2, w1, w2 = chunk[i, 4], chunk[i, 5], chunk[i, 6], chunk[i, 7]
-                beyond, opacity = chunk[i, 8], chunk[i, 9]
+                z0, beyond, opacity = chunk[i, 8], chunk[i, 8] - reference, chunk[i, 9]
                 c0, c1, c2 = chunk[i, 10], chunk[i, 11], chunk[i, 12]
                 n0, n1, n2 = chunk[i, 13], chunk[i, 14], chunk[i, 15]
-                square, largest = chunk[i, 16], chunk[i, 17]
+                square = c0 * c0 + c1 * c1 + c2 * c2
+                largest = z0 / max(near, TINY * z0)
                 place = np.float32(base - start + i)
-                s_u = s_ux = s_uy = s_v = s_vx = s_vy = s_q = s_qx = s_qy = s_lx = s_ly = s_z = s_o = _ZERO
-                s_c0 = s_c1 = s_c2 = s_c = s_n0 = s_n1 = s_n2 = _ZERO
-                for j in range(np.uint64(spans[i, 0]), np.uint64(spans[i, 1])):
-                    dx = scratch[j] - x0
-                    dy = scratch[j + NP] - y0
-                    tilt = w1 * dx + w2 * dy
-                    q = _ONE + tilt
-                    meets = q > _MIN_DENOMINATOR
-                    inverse = _ONE / (q if meets else _ONE)
-                    u = (a1 * dx + a2 * dy) * inverse
-                    v = (b1 * dx + b2 * dy) * inverse
-                    on_plane = u * u + v * v
-                    on_screen = _LOW_PASS * (dx * dx + dy * dy)
-                    inside = meets & (q < largest) & (on_plane <= on_screen)
-                    rho = on_plane if inside else on_screen
-                    z = (beyond - reference * tilt) * inverse if inside else beyond
-                    gauss = exp2_negative(rho * _EXPONENT)
-                    strength = opacity * gauss
-                    hit = (strength >= _MIN_ALPHA) & (place <= scratch[j + _U17 * NP])
-                    alpha = min(strength, _MAX_ALPHA) if hit else _ZERO
-                    through = _ONE / (_ONE - alpha)
-                    light = scratch[j + _U2 * NP] * through  # before this surfel
-                    weight = alpha * light
-                    after = scratch[j + _U4 * NP]  # weights behind it
-                    after_moment = scratch[j + _U5 * NP]
-                    g0, g1, g2 = scratch[j + _U6 * NP], scratch[j + _U7 * NP], scratch[j + _U8 * NP]
-                    gv = scratch[j + _U9 * NP]
-                    h0, h1, h2 = scratch[j + _U10 * NP], scratch[j + _U11 * NP], scratch[j + _U12 * NP]
-                    g_moment = scratch[j + _U14 * NP]
-                    spread = scratch[j + _U15 * NP]
-                    between = _ONE - light - after
-                    g_weight = (
-                        (g0 * c0 + g1 * c1)
-                        + (g2 * c2 + gv * square)
-                        + (h0 * n0 + h1 * n1)
-                        + (h2 * n2 + scratch[j + _U13 * NP])
-                        + g_moment * z
-                        + spread * (z * (between + weight) + (_TWO * after_moment - scratch[j + _U16 * NP]))
-                    )
-                    suffix = scratch[j + _U3 * NP]
-                    g_alpha = light * g_weight - suffix * through
-                    scratch[j + _U2 * NP] = light
-                    scratch[j + _U3 * NP] = suffix + weight * g_weight
-                    scratch[j + _U4 * NP] = after + weight
-                    scratch[j + _U5 * NP] = after_moment + weight * z
-                    g_strength = g_alpha if hit & (strength <= _MAX_ALPHA) else _ZERO
-                    s_o += g_strength * gauss
-                    g_rho = g_strength * strength  # times -1/2, left out until the sums are done
-                    g_plane = g_rho if inside else _ZERO
-                    g_screen = g_rho - g_plane
-                    s_lx += g_screen * dx
-                    s_ly += g_screen * dy
-                    g_z = weight * (g_moment + spread * between)
-                    gz_plane = g_z * inverse if inside else _ZERO
-                    s_z += gz_plane if inside else g_z
-                    gu = g_plane * u * inverse
-                    gw = g_plane * v * inverse
-                    s_u += gu
-                    s_ux += gu * dx
-                    s_uy += gu * dy
-                    s_v += gw
-                    s_vx += gw * dx
-                    s_vy += gw * dy
-                    # -(gu u + gw v) for the plane part; the depth part is (z0 / q) / q.
-                    gq = g_plane * on_plane * inverse - gz_plane * (z + reference)
-                    s_q += gq
-                    s_qx += gq * dx
-                    s_qy += gq * dy
-                    s_c0 += weight * g0
-                    s_c1 += weight * g1
-                    s_c2 += weight * g2
-                    s_c += weight * gv
-                    s_n0 += weight * h0
-                    s_n1 += weight * h1
-                    s_n2 += weight * h2
-                slot = slots[base + i]
-                partials[slot, 0] = a1 * s_u + b1 * s_v - w1 * s_q + _LOW_PASS * s_lx
-                partials[slot, 1] = a2 * s_u + b2 * s_v - w2 * s_q + _LOW_PASS * s_ly
-                partials[slot, 2] = -s_ux
-                partials[slot, 3] = -s_uy
-                partials[slot, 4] = -s_vx
-                partials[slot, 5] = -s_vy
+                for k in range(SUMS * TILE):
+                    sums[k] = _ZERO
+                for r in range(np.uint64(spans[i, 0]), np.uint64(spans[i, 1])):
+                    row_q, row_z = lines[ROWS + r], lines[ROWS + Z + r]
+                    row_u, row_v, row_screen = lines[ROWS + U + r], lines[ROWS + V + r], lines[ROWS + SCREEN_LINE + r]
+                    dy = np.float32(r) + HALF - y0
+                    first = r * WIDTH
+                    for c in range(WIDTH):
+                        j = first + c
+                        q = lines[c] + row_q
+                        meets = q > _MIN_DENOMINATOR
+                        inverse = _ONE / (q if meets else _ONE)
+                        u = (lines[U + c] + row_u) * inverse
+                        v = (lines[V + c] + row_v) * inverse
+                        on_plane = u * u + v * v
+                        on_screen = lines[SCREEN_LINE + c] + row_screen
+                        inside = meets & (q < largest) & (on_plane <= on_screen)
+                        rho = on_plane if inside else on_screen
+                        z = (lines[Z + c] + row_z) * inverse if inside else beyond
+                        hit = (opacity - rho >= FAINTEST) & (place <= planes[j + LAST])
+                        strength = fast_exp2(opacity - rho) if hit else _ZERO
+                        alpha = min(strength, _MAX_ALPHA)
+                        through = _ONE / (_ONE - alpha)
+                        light = planes[j + LIGHT] * through  # that reaches this surfel
+                        weight = alpha * light
+                        after, after_moment = planes[j + AFTER], planes[j + AFTER_MOMENT]
+                        g0, g1, g2, gc = planes[j + RED], planes[j + GREEN], planes[j + BLUE], planes[j + SQUARE]
+                        h0, h1, h2 = planes[j + NORMAL0], planes[j + NORMAL1], planes[j + NORMAL2]
+                        g_moment, spread = planes[j + MOMENT], planes[j + SPREAD]
+                        between = _ONE - light - after  # weights in front less weights behind
+                        g_weight = (
+                            (g0 * c0 + g1 * c1)
+                            + (g2 * c2 + gc * square)
+                            + (h0 * n0 + h1 * n1)
+                            + (h2 * n2 + planes[j + ALPHA])
+                            + g_moment * z
+                            + spread * (z * (between + weight) + (_TWO * after_moment - planes[j + TOTAL_MOMENT]))
+                        )
+                        suffix = planes[j + SUFFIX]
+                        planes[j + LIGHT] = light
+                        planes[j + SUFFIX] = suffix + weight * g_weight
+                        planes[j + AFTER] = after + weight
+                        planes[j + AFTER_MOMENT] = after_moment + weight * z
+                        g_strength = light * g_weight - suffix * through if strength <= _MAX_ALPHA else _ZERO
+                        g = g_strength * strength  # minus twice the gradient of u^2 + v^2
+                        g_plane = g if inside else _ZERO
+                        g_screen = g - g_plane
+                        g_z = weight * (g_moment + spread * between)
+                        g_depth = g_z * inverse if inside else _ZERO
+                        g_u = g_plane * u * inverse
+                        g_v = g_plane * v * inverse
+                        g_q = g_plane * on_plane * _PER_EXPONENT * inverse - g_depth * (z + reference)
+                        sums[_U_SUM + c] += g_u
+                        sums[_U_PER_Y + c] += g_u * dy
+                        sums[_V_SUM + c] += g_v
+                        sums[_V_PER_Y + c] += g_v * dy
+                        sums[_Q_SUM + c] += g_q
+                        sums[_Q_PER_Y + c] += g_q * dy
+                        sums[_S_SUM + c] += g_screen
+                        sums[_S_PER_Y + c] += g_screen * dy
+                        sums[_G_SUM + c] += g
+                        sums[_Z_SUM + c] += g_depth if inside else g_z
+                        sums[_C0_SUM + c] += weight * g0
+                        sums[_C1_SUM + c] += weight * g1
+                        sums[_C2_SUM + c] += weight * g2
+                        sums[_CC_SUM + c] += weight * gc
+                        sums[_N0_SUM + c] += weight * h0
+                        sums[_N1_SUM + c] += weight * h1
+                        sums[_N2_SUM + c] += weight * h2
+                s_u = s_ux = s_uy = s_v = s_vx = s_vy = s_q = s_qx = s_qy = s_sx = s_sy = s_g = s_z = _ZERO
+                s_c0 = s_c1 = s_c2 = s_cc = s_n0 = s_n1 = s_n2 = _ZERO
+                for c in range(WIDTH):
+                    dx = np.float32(c) + HALF - x0
+                    s_u += sums[_U_SUM + c]
+                    s_ux += sums[_U_SUM + c] * dx
+                    s_uy += sums[_U_PER_Y + c]
+                    s_v += sums[_V_SUM + c]
+                    s_vx += sums[_V_SUM + c] * dx
+                    s_vy += sums[_V_PER_Y + c]
+                    s_q += sums[_Q_SUM + c]
+                    s_qx += sums[_Q_SUM + c] * dx
+                    s_qy += sums[_Q_PER_Y + c]
+                    s_sx += sums[_S_SUM + c] * dx
+                    s_sy += sums[_S_PER_Y + c]
+                    s_g += sums[_G_SUM + c]
+                    s_z += sums[_Z_SUM + c]
+                    s_c0 += sums[_C0_SUM + c]
+                    s_c1 += sums[_C1_SUM + c]
+                    s_c2 += sums[_C2_SUM + c]
+                    s_cc += sums[_CC_SUM + c]
+                    s_n0 += sums[_N0_SUM + c]
+                    s_n1 += sums[_N1_SUM + c]
+                    s_n2 += sums[_N2_SUM + c]
+                slot = np.uint64(slots[base + i])
+                partials[slot, 0] = (a1 * s_u + b1 * s_v) * _PER_EXPONENT - w1 * s_q + _LOW_PASS * s_sx
+                partials[slot, 1] = (a2 * s_u + b2 * s_v) * _PER_EXPONENT - w2 * s_q + _LOW_PASS * s_sy
+                partials[slot, 2] = -s_ux * _PER_ROOT
+                partials[slot, 3] = -s_uy * _PER_ROOT
+                partials[slot, 4] = -s_vx * _PER_ROOT
+                partials[slot, 5] = -s_vy * _PER_ROOT
                 partials[slot, 6] = s_qx
                 partials[slot, 7] = s_qy
                 partials[slot, 8] = s_z
-                partials[slot, 9] = s_o
-                partials[slot, 10] = s_c0 + _TWO * c0 * s_c
-                partials[slot, 11] = s_c1 + _TWO * c1 * s_c
-                partials[slot, 12] = s_c2 + _TWO * c2 * s_c
+                partials[slot, 9] = s_g
+                partials[slot, 10] = s_c0 + _TWO * c0 * s_cc
+                partials[slot, 11] = s_c1 + _TWO * c1 * s_cc
+                partials[slot, 12] = s_c2 + _TWO * c2 * s_cc
                 partials[slot, 13] = s_n0
                 partials[slot, 14] = s_n1
                 partials[slot, 15] = s_n2
-        # Median depth: one surfel per pixel, outside the vector loop.
+        # Median depth: one surfel per pixel.
         for r in range(high):
             for c in range(wide):
-                place = np.int64(scratch[18 * PLANE + r * TILE + c])
                 g = upstream[5, top + r, left + c]
+                place = np.int64(state[3, top + r, left + c])
                 if place < 0 or g == _ZERO:
                     continue
-                s, slot = members[start + place], slots[start + place]
-                dx = np.float32(c) + _HALF - (table[s, 0] - np.float32(left))
-                dy = np.float32(r) + _HALF - (table[s, 1] - np.float32(top))
-                q = _ONE + (table[s, 6] * dx + table[s, 7] * dy)
-                u = (table[s, 2] * dx + table[s, 3] * dy) / q
-                v = (table[s, 4] * dx + table[s, 5] * dy) / q
-                z0 = table[s, 8]
-                inside = (
-                    (q > _MIN_DENOMINATOR)
-                    & (q < z0 / max(near, _TINY * z0))
-                    & (u * u + v * v <= _LOW_PASS * (dx * dx + dy * dy))
-                )
+                s, slot = np.uint64(members[start + place]), np.uint64(slots[start + place])
+                q, inside = denominator(table, s, left + c, top + r, near)
                 if inside:
-                    gq = -g * z0 / (q * q)
-                    partials[slot, 0] -= gq * table[s, 6]
-                    partials[slot, 1] -= gq * table[s, 7]
-                    partials[slot, 6] += gq * dx
-                    partials[slot, 7] += gq * dy
+                    g_q = -g * table[s, 8] / (q * q)
+                    partials[slot, 0] -= g_q * table[s, 6]
+                    partials[slot, 1] -= g_q * table[s, 7]
+                    partials[slot, 6] += g_q * (np.float32(c) + HALF - (table[s, 0] - np.float32(left)))
+                    partials[slot, 7] += g_q * (np.float32(r) + HALF - (table[s, 1] - np.float32(top)))
                     partials[slot, 8] += g / q
                 else:
                     partials[slot, 8] += g
@@ -253,3 +282,12 @@ def add_partials(partials, firsts, order, gradient):  # pragma: no cover (compil
         for p in range(firsts[i], firsts[i + 1]):
             for k in range(16):
                 gradient[s, k] += partials[p, k]
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def divide_opacities(coefficients, gradient):  # pragma: no cover (compiled)
+    """From gradients of the opacities' logarithms to those of the opacities."""
+    for s in numba.prange(len(gradient)):
+        if gradient[s, 9] != 0:
+            gradient[s, 9] /= coefficients[s, 9]

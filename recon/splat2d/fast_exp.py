@@ -1,4 +1,4 @@
-"""2^t for float32 in a form that LLVM vectorises: 2^n by writing the exponent bits, 2^f by a polynomial of degree 5."""
+"""2^t for float32 in a form that LLVM vectorises: 2^f by a polynomial of degree 5, 2^n by adding to the exponent bits."""
 
 from __future__ import annotations
 
@@ -17,27 +17,35 @@ _C2 = np.float32(0.2402211972214403)
 _C3 = np.float32(0.055507132739400736)
 _C4 = np.float32(0.00967554142648741)
 _C5 = np.float32(0.0013276472110982382)
-_LOWEST = np.float32(-100.0)  # products with what comes out stay clear of slow denormal numbers
-_HALF = np.float32(0.5)
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
-def power_of_two(typing_context: Any, n: Any) -> Any:
-    """2^n for a float32 that holds a whole number in [-126, 127]."""
+def _nearest(typing_context: Any, t: Any) -> Any:
+    """The whole number next to t, as a float."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        integer = ir.IntType(32)
-        biased = builder.add(builder.fptosi(arguments[0], integer), ir.Constant(integer, 127))
-        return builder.bitcast(builder.shl(biased, ir.Constant(integer, 23)), ir.FloatType())
+        function = builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()])
+        return builder.call(function, arguments)
 
     return types.float32(types.float32), build
 
 
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def _times_power(typing_context: Any, value: Any, n: Any) -> Any:
+    """value * 2^n for a whole number n."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integer = ir.IntType(32)
+        power = builder.shl(builder.fptosi(arguments[1], integer), ir.Constant(integer, 23))
+        return builder.bitcast(builder.add(builder.bitcast(arguments[0], integer), power), ir.FloatType())
+
+    return types.float32(types.float32, types.float32), build
+
+
 @numba.njit(cache=True, inline="always", fastmath={"contract", "nsz"})  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def exp2_negative(t):  # pragma: no cover (compiled)
-    """2^t for a float32 t <= 0; 2^-100 for anything below -100."""
-    t = max(t, _LOWEST)
-    n = np.floor(t + _HALF)
+def fast_exp2(t):  # pragma: no cover (compiled)
+    """2^t for a float32 between -126 and 127; anything at all outside, to be selected away."""
+    n = _nearest(t)
     f = t - n
-    return (_C0 + f * (_C1 + f * (_C2 + f * (_C3 + f * (_C4 + f * _C5))))) * power_of_two(n)
+    return _times_power(_C0 + f * (_C1 + f * (_C2 + f * (_C3 + f * (_C4 + f * _C5)))), n)

@@ -8,22 +8,30 @@ from torch import Tensor
 
 from vision3d.core import Camera, Rendering, RigidTransform
 from vision3d.recon.depth_normals import normals_from_depth
-from vision3d.recon.ssim import ssim_map
+from vision3d.recon.ssim import SsimReference
 from vision3d.recon.view_matches import ViewMatches
 
 SOLID = 0.5  # a pixel has a surface where alpha is beyond
 
 
 def photometric(
-    rendered: Float[Tensor, "3 h w"], photo: Float[Tensor, "3 h w"], mask: Bool[Tensor, "h w"], ssim: float
+    rendered: Float[Tensor, "3 h w"],
+    photo: Float[Tensor, "3 h w"],
+    mask: Bool[Tensor, "h w"],
+    ssim: float,
+    reference: SsimReference | None,
 ) -> Float[Tensor, ""]:
-    """(1 - ssim) * L1 + ssim * (1 - SSIM), the mean over the mask's pixels."""
-    weight = mask / mask.sum().clamp(min=1)
-    absolute = ((rendered - photo).abs().mean(dim=0) * weight).sum()
-    if ssim == 0:
+    """(1 - ssim) * L1 + ssim * (1 - SSIM), the mean over the mask's pixels.
+
+    reference: made of `photo`; None where it is too small for SSIM's window, then only L1 counts.
+    """
+    shown = torch.where(mask, rendered, photo)
+    count = 3 * mask.sum().clamp(min=1)
+    absolute = (shown - photo).abs().sum() / count
+    if ssim == 0 or reference is None:
         return absolute
-    similarity = (ssim_map(torch.where(mask, rendered, photo), photo).mean(dim=0) * weight).sum()
-    return (1 - ssim) * absolute + ssim * (1 - similarity)
+    unlike = (1 - reference.compare(shown)) * mask
+    return (1 - ssim) * absolute + ssim * unlike.sum() / count
 
 
 def normal_consistency(

@@ -24,8 +24,11 @@ from vision3d.recon import fit_losses
 from vision3d.recon.depth_normals import rays
 from vision3d.recon.fit_config import TERMS, FitConfig, FitCurves, FitResult, check_config
 from vision3d.recon.fit_state import FitState, Frame, load_checkpoint, save_checkpoint
+from vision3d.recon.geometry_loss import geometry_losses
 from vision3d.recon.relocation import DEAD, relocate_dead
 from vision3d.recon.splat2d import render_surfels
+from vision3d.recon.ssim import RADIUS as SSIM_RADIUS
+from vision3d.recon.ssim import SsimReference
 from vision3d.recon.view_matches import ViewMatches
 from vision3d.recon.views import shrunk
 
@@ -72,12 +75,14 @@ class _Level:
     views: list[View]
     rays: list[Tensor]
     intrinsics: list[Tensor]
+    references: list[SsimReference | None]
 
     @classmethod
     def of(cls, views: Sequence[View], factor: float) -> _Level:
         small = [shrunk(view, factor) for view in views]
         k = [intrinsics_of(view.camera) for view in small]
-        return cls(small, [rays(i, v.camera.width, v.camera.height) for i, v in zip(k, small, strict=True)], k)
+        ray = [rays(i, v.camera.width, v.camera.height) for i, v in zip(k, small, strict=True)]
+        return cls(small, ray, k, [_reference(view) for view in small])
 
 
 class _Fit:
@@ -162,26 +167,24 @@ class _Fit:
             (view.camera.width, view.camera.height),
             background=self.background,
         )
-        mask = view.mask
+        mask, exposed = view.mask, state.exposed(rendering.color, k)
+        normal, distortion, variance = geometry_losses(rendering, level.rays[k], mask).unbind()
         terms = {
-            "photometric": fit_losses.photometric(state.exposed(rendering.color, k), view.rgb, mask, config.ssim),
-            "normal": config.normal * fit_losses.normal_consistency(rendering, level.rays[k], mask),
-            "distortion": config.distortion * fit_losses.distortion(rendering, mask),
-            "variance": config.variance
-            * 0.5
-            * (1 + math.cos(math.pi * done))
-            * fit_losses.color_variance(rendering, mask),
+            "photometric": fit_losses.photometric(exposed, view.rgb, mask, config.ssim, level.references[k]),
+            "normal": config.normal * normal,
+            "distortion": config.distortion * distortion,
+            "variance": config.variance * 0.5 * (1 + math.cos(math.pi * done)) * variance,
             "correspondence": config.correspondence * self._correspondence(rendering, pose, k),
         }
         loss = torch.stack(list(terms.values())).sum()
-        record = {name: float(value) for name, value in terms.items()}
+        record = {name: float(value.detach()) for name, value in terms.items()}
         if not bool(loss.isfinite()):
             raise Vision3DError(f"the loss is not a number at step {step}: {record}")
         torch.autograd.backward(loss)
         self.adam.step()
         if config.relocate and step % 100 == 99 and done < 0.8:
             relocate_dead(state.parameters, self.adam, config.seed + step)
-        error = (state.exposed(rendering.color, k).detach() - view.rgb)[:, mask]
+        error = (exposed.detach() - view.rgb)[:, mask]
         record["psnr"] = _psnr(error)
         return record
 
@@ -314,6 +317,10 @@ class _Fit:
 def intrinsics_of(camera: Camera) -> Float[Tensor, " 4"]:
     """fx, fy, cx, cy in px, float32."""
     return torch.tensor([*camera.focal, *camera.center], dtype=torch.float32)
+
+
+def _reference(view: View) -> SsimReference | None:
+    return SsimReference(view.rgb) if min(view.rgb.shape[1:]) > 2 * SSIM_RADIUS else None
 
 
 def mean_color(views: Sequence[View]) -> Float[Tensor, " 3"]:

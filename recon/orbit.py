@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vision3d.core import Camera, RigidTransform
+from vision3d.geometry.upright import up_direction
 
 RING_GAP = math.radians(100)  # cameras with no wider gap between them stand all around
 MIN_HALF_ANGLE = math.radians(4)  # of the ellipse, where the cameras stand close together
@@ -31,7 +32,7 @@ def orbit_path(
     """Poses (cam_from_world, float64) and cameras of a film whose last frame leads over to its first.
 
     All frames have one camera: of the most common picture size, its focal length the median. They look at the median of
-    the points (or, without points, at the point nearest to all optical axes), upright as the photos are on average.
+    the points (or, without points, at the point nearest to all optical axes), upright.
 
     Args:
         cameras: (cam_from_world, camera) of the photos, at least one. points: of the scene, world frame; those that
@@ -91,11 +92,8 @@ def _target(
 def _upright_frame(
     rotations: Float[Tensor, "c 3 3"], centers: Float[Tensor, "c 3"], target: Float[Tensor, " 3"]
 ) -> Float[Tensor, "3 3"]:
-    """Columns: two level directions and up (the mean upward direction of the photos)."""
-    up = -rotations[:, 1].mean(0)
-    if float(up.norm()) < 1e-6:  # photos in all orientations
-        up = -rotations[0, 1]
-    up = up / up.norm()
+    """Columns: two level directions and up."""
+    up = up_direction(rotations)
     level = centers.mean(0) - target
     candidates = torch.stack([level, *torch.eye(3, dtype=torch.float64)])
     candidates = candidates - (candidates @ up)[:, None] * up

@@ -1,7 +1,7 @@
 """GLB (binary glTF 2.0) of a scene: coloured points and camera frusta, for viewers and browsers, through trimesh.
 
 glTF is y up and looks along -z; our cameras look along +z with y down, and our world has no set up direction. The
-scene is turned so that its cameras are upright on average.
+scene is turned so that its cameras are upright (geometry/upright.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vision3d.core import Scene
-from vision3d.geometry.rotation import nearest_rotation
+from vision3d.geometry.upright import up_direction
 from vision3d.io.atomic import atomic_write_bytes
 
 _FRUSTUM_COLOR = (230, 90, 30, 255)
@@ -56,12 +56,19 @@ def write_glb(path: str | Path, scene: Scene, frustum_size: float | None = None)
 
 
 def upright_from_world(scene: Scene) -> Float[Tensor, "3 3"]:
-    """Rotation from the scene's world to glTF's axes (y up, -z forward) by the mean orientation of the cameras."""
-    flip = torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))
+    """Rotation from the scene's world to glTF's axes (y up), the cameras looking along -z on average."""
     if not scene.images:
-        return flip
-    rotations = torch.stack([posed.cam_from_world.rotation for posed in scene.images.values()])
-    return flip @ nearest_rotation(rotations.mean(0))
+        return torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))
+    rotations = torch.stack([posed.cam_from_world.rotation.double() for posed in scene.images.values()])
+    up = up_direction(rotations)
+    ahead = rotations[:, 2].mean(0)
+    level = ahead - (ahead @ up) * up
+    if float(level.norm()) < 0.1:  # cameras all around
+        candidates = torch.cat([rotations[:1, 2], rotations[:1, 0]])
+        candidates = candidates - (candidates @ up)[:, None] * up
+        level = candidates[int(torch.linalg.vector_norm(candidates, dim=1).argmax())]
+    back = -level / level.norm()
+    return torch.stack([torch.linalg.cross(up, back), up, back])
 
 
 def _default_size(scene: Scene) -> float:

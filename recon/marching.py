@@ -60,7 +60,7 @@ def _march(
 
 def _joined(
     vertices: Float[np.ndarray, "n 3"], faces: Int64[np.ndarray, "m 3"]
-) -> tuple[Float[np.ndarray, "n 3"], Int64[np.ndarray, "m 3"]]:
+) -> tuple[Float[np.ndarray, "k 3"], Int64[np.ndarray, "m 3"]]:
     """Vertices on the faces of pieces that lie on the same grid edge become the first of them."""
     nearest = np.rint(vertices)
     shared = np.flatnonzero(((vertices == nearest) & (nearest % _CELLS == 0)).any(1))

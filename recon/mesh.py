@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from vision3d.core import DepthView, Mesh, Progress, Vision3DError, silent
-from vision3d.recon.fusion_maps import FusionMap, median_depth_and_footprint
+from vision3d.recon.fusion_maps import FusionMap, Typical, typical_pixel
 from vision3d.recon.marching import extract_surface
 from vision3d.recon.mesh_clean import color_vertices, faces_of_large_components, to_tensors, without_unused
 from vision3d.recon.tsdf import BLOCK_BYTES, Grid, TooManyBlocksError, find_blocks, fuse, prepare
@@ -62,11 +62,10 @@ def fuse_depths(views: Sequence[DepthView], config: MeshConfig | None = None, pr
     config = config or MeshConfig()
     if not views:
         raise ValueError("a mesh needs one depth map or more, got none")
-    typical = median_depth_and_footprint(list(views))
+    typical = typical_pixel(list(views))
     if typical is None:
         return Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, 3))
-    depth, footprint = typical
-    grid, maps = _grid_and_maps(views, config, depth, footprint)
+    grid, maps = _grid_and_maps(views, config, typical)
     volume = fuse(maps, grid, _max_blocks(config), progress)
     vertices, faces = extract_surface(volume, progress)
     colors, support = color_vertices(vertices, views, maps, grid.voxel, grid.truncation)
@@ -74,8 +73,8 @@ def fuse_depths(views: Sequence[DepthView], config: MeshConfig | None = None, pr
     faces = faces[faces_of_large_components(faces, len(vertices), config.min_component)]
     if not len(faces) and config.voxel is not None:
         raise Vision3DError(
-            f"no mesh: no surface with voxels of {grid.voxel:.3g} at a median depth of {depth:.3g} (scene unit), seen "
-            f"by {config.min_views} or more views: choose a smaller voxel or fewer views"
+            f"no mesh: with voxels of {grid.voxel:.3g} at a median depth of {typical.depth:.3g} (scene unit) no surface "
+            f"is seen by {config.min_views} or more views: choose a smaller voxel or fewer views"
         )
     faces, kept = without_unused(faces, len(vertices))
     return Mesh(*to_tensors(vertices[kept], faces, colors[kept]))
@@ -85,18 +84,16 @@ def _max_blocks(config: MeshConfig) -> int:
     return max(1, config.max_memory_mb * 2**20 // BLOCK_BYTES)
 
 
-def _grid_and_maps(
-    views: Sequence[DepthView], config: MeshConfig, depth: float, footprint: float
-) -> tuple[Grid, list[FusionMap]]:
+def _grid_and_maps(views: Sequence[DepthView], config: MeshConfig, typical: Typical) -> tuple[Grid, list[FusionMap]]:
     """The voxel asked for, or 1.5 pixels at the median depth, enlarged until the blocks fit into the memory limit."""
     centers = np.stack([view.cam_from_world.center().detach().cpu().double().numpy() for view in views])
     if not np.isfinite(centers).all():
         raise ValueError("a camera pose has NaN or infinite values")
     origin = centers.mean(0)
-    voxel = 1.5 * footprint if config.voxel is None else config.voxel
+    voxel = 1.5 * typical.width if config.voxel is None else config.voxel
     while True:
         grid = Grid(origin, voxel, config.truncation)
-        maps = prepare(views, grid, config.max_angle_deg, depth)
+        maps = prepare(views, grid, config.max_angle_deg, typical)
         try:
             find_blocks(maps, grid, _max_blocks(config))
             return grid, maps
@@ -104,6 +101,6 @@ def _grid_and_maps(
             if config.voxel is not None:
                 raise Vision3DError(
                     f"a voxel of {voxel:.4g} needs more than {config.max_memory_mb} MB for its blocks: choose a larger "
-                    f"voxel (a pixel is {footprint:.4g} wide at the median depth) or a higher memory limit"
+                    f"voxel (a pixel is {typical.width:.4g} wide at the median depth) or a higher memory limit"
                 ) from None
             voxel *= _COARSER

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int, Int64
 
 from vision3d.core import DepthView, Progress, silent
-from vision3d.recon.fusion_maps import FusionMap, fusion_map
+from vision3d.recon.fusion_maps import FusionMap, Typical, fusion_map
 
 SIDE = 8  # grid points along the side of a block
 POINTS = SIDE**3
@@ -77,7 +77,7 @@ def fuse(maps: Sequence[FusionMap], grid: Grid, max_blocks: int, progress: Progr
 
 
 def find_blocks(maps: Sequence[FusionMap], grid: Grid, max_blocks: int) -> Int64[np.ndarray, "n 3"]:
-    """The blocks within the truncation of a pixel's point, sorted. Errors as `fuse`."""
+    """The blocks within the truncation, and a pixel's width, of a pixel's point, sorted. Errors as `fuse`."""
     table = np.full(1 << 12, -1, np.int64)
     count = 0
     for view in maps:
@@ -133,9 +133,9 @@ def fuse_slow(
     return total / np.where(weights > 0, weights, 1), weights
 
 
-def prepare(views: Sequence[DepthView], grid: Grid, max_angle_deg: float, reference_depth: float) -> list[FusionMap]:
+def prepare(views: Sequence[DepthView], grid: Grid, max_angle_deg: float, typical: Typical) -> list[FusionMap]:
     """What `fuse` takes, from depth maps with their cameras: depth in grid units, weights, tangent factors."""
-    return [fusion_map(view, grid.voxel, grid.truncation, max_angle_deg, reference_depth) for view in views]
+    return [fusion_map(view, grid.voxel, grid.truncation, max_angle_deg, typical) for view in views]
 
 
 def _pose(view: FusionMap, grid: Grid) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, " 3"]]:
@@ -194,12 +194,13 @@ def _mark(values, intrinsics, rotation, translation, reach, first, table, count,
             py = z * (y + 0.5 - cy) / fy - translation[1]
             pz = z - translation[2]
             same = True
+            wide = max(reach, z / min(fx, fy))
             for axis in range(3):
                 p = rotation[0, axis] * px + rotation[1, axis] * py + rotation[2, axis] * pz
                 if not abs(p) < SIDE * (_REACH - 2):
                     return -1, count
-                low[axis] = int(np.floor((p - reach) / SIDE))
-                high[axis] = int(np.floor((p + reach + 1) / SIDE))
+                low[axis] = int(np.floor((p - wide) / SIDE))
+                high[axis] = int(np.floor((p + wide + 1) / SIDE))
                 same = same and low[axis] == last_low[axis] and high[axis] == last_high[axis]
             if same:
                 continue

@@ -14,10 +14,15 @@ from vision3d.sparse.kernel_map import KernelMap
 
 
 def convolve(
-    features: Float[Tensor, "n i"], weight: Float[Tensor, "k i o"], rulebook: KernelMap
+    features: Float[Tensor, "n i"],
+    weight: Float[Tensor, "k i o"],
+    rulebook: KernelMap,
+    bias: Float[Tensor, " o"] | None = None,
 ) -> Float[Tensor, "m o"]:
-    """out[v] = sum over kernel elements k and pairs (u, v) of features[u] @ weight[k]."""
+    """out[v] = bias + sum over kernel elements k and pairs (u, v) of features[u] @ weight[k]."""
     out = features.new_zeros(rulebook.outputs, weight.shape[2], dtype=_sum_type(features))
+    if bias is not None:
+        out += bias
     for k, (first, last) in enumerate(zip(rulebook.starts, rulebook.starts[1:], strict=False)):
         if last > first:
             rows = features.index_select(0, rulebook.in_rows[first:last])
@@ -37,6 +42,11 @@ def correlate(
             right = gradient.index_select(0, rulebook.out_rows[first:last])
             out[k] = left.T.to(out.dtype) @ right.to(out.dtype)
     return out.to(features.dtype)
+
+
+def column_sums(gradient: Float[Tensor, "m o"]) -> Float[Tensor, " o"]:
+    """The gradient of the bias."""
+    return gradient.sum(dim=0, dtype=_sum_type(gradient)).to(gradient.dtype)
 
 
 def _sum_type(features: Tensor) -> torch.dtype:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from vision3d.recon.report.plots import nice
 WIDTH, HEIGHT = 460, 236
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 16, 34
 DOTTED = 48  # curves with no more values than this show each of them as a dot
-LOG_SPAN = 20.0  # positive values that span more than this factor get a logarithmic axis
+LOG_SPAN = 20.0  # values that span more than this factor get a logarithmic axis; it leaves zeros out
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ def line_plot(
     groups = ""
     for k, (x_key, x_label, x) in enumerate(xs):
         x_axis = linear_axis(x[np.isfinite(x)], tight=True)
+        if x_key == "iteration":
+            x_axis = replace(x_axis, ticks=tuple(tick for tick in x_axis.ticks if tick == round(tick)))
         drawn = "".join(_mark(x_axis, at[k], word) for at, word in marks)
         drawn += "".join(_path(line, x_axis.share(x), y_axis.share(line.values)) for line in lines)
         hidden = "" if k == 0 else ' class="other-axis"'
@@ -133,7 +135,9 @@ def _is_log(finite: Float[np.ndarray, " n"], log: bool | None) -> bool:
         return False
     if log:
         return True
-    return len(positive) == len(finite) and float(finite.max()) > LOG_SPAN * float(np.percentile(finite, 2))
+    if float(finite.min()) < 0 or 2 * len(positive) < len(finite):
+        return False
+    return float(positive.max()) > LOG_SPAN * float(np.percentile(positive, 2))
 
 
 def _path(line: Line, x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> str:

@@ -64,7 +64,7 @@ def render_section(page: Page) -> Section | None:
             for i, s in enumerate(shown)
         ],
     }
-    return Section("renders", "Photos and renders", html, state)
+    return Section("renders", "Renders", html, state)
 
 
 def chosen_views(views: Sequence[RenderedView], limit: int = MAX_VIEWS) -> list[RenderedView]:

@@ -40,7 +40,8 @@ class Curve:
     """One line: a value per row of `OptimisationCurves`, NaN where it was not measured.
 
     plot: title of the plot that shows it; curves of one plot share its axis. unit: of the values, "" for none.
-    log: whether the axis is logarithmic; None: where the values are positive and span more than a factor of 20.
+    log: whether the axis is logarithmic; None: where the values span more than a factor of 20,
+    zeros aside, and none is negative.
     """
 
     name: str

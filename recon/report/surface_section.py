@@ -22,7 +22,7 @@ def surface_section(page: Page) -> Section | None:
         return None
     side = facts + files
     html = f'<div class="surface">{video}{f"<div>{side}</div>" if side else ""}</div>'
-    return Section("surface", "Surface and files", html)
+    return Section("surface", "Surface", html)
 
 
 def _facts(data: ReportData) -> str:
@@ -45,14 +45,16 @@ def _video(path: Path | None) -> str:
     try:
         size = path.stat().st_size
         embedded = size <= VIDEO_BYTES
-        source = f"./{quote(path.name)}"
+        source, preload = f"./{quote(path.name)}", "metadata"
         if embedded:
+            preload = "auto"  # shows its first frame
             source = f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
     except OSError:
         return ""
     link = f'<a href="./{quote(path.name)}">{text(path.name)}</a>'
     return (
-        f'<figure class="orbit"><video controls loop muted playsinline preload="metadata" src="{source}"></video>'
+        f'<figure class="orbit"><video controls loop muted playsinline preload="{preload}" src="{source}">'
+        "</video>"
         f"<figcaption>A flight around the surface. If it does not play here, open {link}.</figcaption></figure>"
     )
 

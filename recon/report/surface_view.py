@@ -16,6 +16,7 @@ from vision3d.recon.report.scene_view import SceneView
 
 MAX_FACES = 60_000
 MAX_SURFELS = 60_000
+MAX_CLUSTERS = 2_000_000  # an int64 holds the cube of it
 FARTHEST = 12.0  # in the view frame, where most points lie within 1 of the origin
 DISK_ALPHA = 0.3  # surfels are drawn as disks up to where they are this opaque
 SH_CONSTANT = 0.28209479177387814  # the first spherical harmonic
@@ -119,21 +120,27 @@ def clustered(
     corners = vertices[faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
     extent = float(np.ptp(vertices, axis=0).max())
-    cell = max(float(np.sqrt(area / max(max_faces, 1))), extent * 1e-6, 1e-12)  # about 2 triangles per cell passed
+    cell = max(float(np.sqrt(2 * area / max(max_faces, 1))), extent * 1e-6, 1e-12)  # 2 to 3 triangles per cell passed
     while True:
         keys = np.floor((vertices - vertices.min(axis=0)) / cell).astype(np.int64)
         across = keys.max(axis=0) + 1
         _, of_vertex = np.unique((keys[:, 0] * across[1] + keys[:, 1]) * across[2] + keys[:, 2], return_inverse=True)
-        merged = of_vertex.reshape(-1)[faces]
+        of_vertex = of_vertex.reshape(-1)
+        clusters = int(of_vertex.max()) + 1
+        if clusters > MAX_CLUSTERS:
+            cell *= 1.5
+            continue
+        merged = of_vertex[faces]
         distinct = (merged != np.roll(merged, 1, axis=1)).all(axis=1)
         merged = merged[distinct]
-        _, first = np.unique(np.sort(merged, axis=1), axis=0, return_index=True)
+        a, b, c = np.sort(merged, axis=1).T
+        _, first = np.unique((a * clusters + b) * clusters + c, return_index=True)
         if len(first) <= max_faces:
             break
         cell *= max(1.05, float(np.sqrt(len(first) / max(max_faces, 1))))
-    count = np.bincount(of_vertex.reshape(-1))[:, None]
+    count = np.bincount(of_vertex)[:, None]
     means = [
-        np.stack([np.bincount(of_vertex.reshape(-1), values[:, k]) for k in range(3)], axis=1) / count
+        np.stack([np.bincount(of_vertex, values[:, k]) for k in range(3)], axis=1) / count
         for values in (vertices, colors)
     ]
     return _used(means[0], merged[np.sort(first)], means[1])

@@ -17,7 +17,7 @@ from vision3d.core import DepthView, Progress, Scene, Surfels, View, Vision3DErr
 from vision3d.geometry.rotation import quaternion_from_matrix
 from vision3d.matching.catalogue import make_matcher
 from vision3d.recon.stereo.completion import complete
-from vision3d.recon.stereo.consistency import FilterConfig, keep_consistent
+from vision3d.recon.stereo.consistency import FilterConfig, keep_consistent, smooth_normals
 from vision3d.recon.stereo.matched import match_views
 from vision3d.recon.stereo.neighbours import choose_neighbours
 from vision3d.recon.stereo.patchmatch import PlaneMap, StereoConfig, estimate_planes
@@ -81,7 +81,9 @@ def initialise_surfels(
     if config.source == "patchmatch":
         planes = estimate_planes(views, hood.sources, hood.inverse_depths, hood.unit, config.stereo, progress)
         kept = keep_consistent(views, planes, hood.sources, config.filter)
-        layers = [Layer(k.depth, m.normal, k.confidence) for k, m in zip(kept, planes, strict=True)]
+        layers = [
+            Layer(k.depth, smooth_normals(m.normal, k.depth), k.confidence) for k, m in zip(kept, planes, strict=True)
+        ]
         patches, step = sample_to_count(views, layers, config.target)
         surfaces, trust = [k.depth for k in kept], [k.confidence for k in kept]
         patches = without_obstacles(patches, views, surfaces)
@@ -120,7 +122,7 @@ def _filled(
     for view, plane_map, surface in zip(views, maps, surfaces, strict=True):
         depth, normal = complete(view, plane_map, surface)
         layers.append(Layer(depth, normal, np.full(depth.shape, FILL_CONFIDENCE, np.float32)))
-    return sample(views, layers, step, accepted, surfaces)
+    return behind_surfaces(sample(views, layers, step, accepted), views, surfaces)
 
 
 def _reason(views: Sequence[View], sources: Sequence[Sequence[int]]) -> str:

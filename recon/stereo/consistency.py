@@ -86,6 +86,16 @@ def without_specks(depth: Float[np.ndarray, "h w"], smallest: int) -> Float[np.n
     return np.where(label > 0, depth, 0)
 
 
+def smooth_normals(
+    normal: Float[np.ndarray, "h w 3"], depth: Float[np.ndarray, "h w"], size: int = 5
+) -> Float[np.ndarray, "h w 3"]:
+    """Normals averaged over the kept pixels (depth > 0) of a small window: single ones are noisy by some degrees."""
+    kept = normal * (depth > 0)[..., None].astype(np.float32)
+    total = cv2.boxFilter(kept, -1, (size, size), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    length = np.linalg.norm(total, axis=-1, keepdims=True)
+    return np.where(length > 0.5, total / np.maximum(length, 0.5), normal).astype(np.float32)
+
+
 def projection(view_from: View, view_to: View) -> Float[np.ndarray, "3 4"]:
     """Matrix that takes (x z, y z, z, 1), px and depth of a pixel in one view, to homogeneous px in the other.
 

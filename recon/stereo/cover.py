@@ -7,13 +7,15 @@ from typing import no_type_check
 import numba
 import numpy as np
 
+COVERED = 0.75  # of the spacing: disks of that radius on a square grid leave no gaps
+
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def mark_covered(points, spacings, matrix, focal, depth, tolerance, covered):  # pragma: no cover (compiled)
     """Marks pixels of `covered` [h, w] around every projected point whose depth agrees with the view's.
 
-    points [n, 3] in the world; spacings [n]: distance to its own neighbours, scene unit: half of it is covered.
+    points [n, 3] in the world; spacings [n]: distance to its own neighbours, scene unit: COVERED times that is covered.
     matrix [3, 4]: world to homogeneous px. depth: of the view. tolerance: relative difference of depths that agree.
     """
     height, width = depth.shape
@@ -26,7 +28,7 @@ def mark_covered(points, spacings, matrix, focal, depth, tolerance, covered):  #
         v = (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3]) / zc
         if not (-8 < u < width + 8 and -8 < v < height + 8):
             continue
-        radius = min(0.55 * spacings[k] * focal / zc, 64.0)
+        radius = min(COVERED * spacings[k] * focal / zc, 64.0)
         for r in range(max(0, np.int64(np.floor(v - radius))), min(height, np.int64(np.floor(v + radius)) + 1)):
             for c in range(max(0, np.int64(np.floor(u - radius))), min(width, np.int64(np.floor(u + radius)) + 1)):
                 dx, dy = c + 0.5 - u, r + 0.5 - v

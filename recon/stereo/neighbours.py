@@ -146,7 +146,7 @@ def _score(
     """How well view j serves as a source for view i, 0 not at all."""
     points = samples[i]
     share = _inside(views[j], points).astype(np.float64)
-    if len(seen[i]) >= MIN_SHARED and len(seen[j]):
+    if len(seen[i]) >= MIN_SHARED:
         # Points observed in both count in full; those that only project into the other view may be hidden there.
         share *= np.where(np.isin(seen[i], seen[j], assume_unique=True), 1.0, 0.1)
     to_i, to_j = geometry.centers[i] - points, geometry.centers[j] - points

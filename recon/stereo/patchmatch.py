@@ -132,12 +132,12 @@ def _improve(
     if turn.iteration == 0 or turn.is_geometric:
         fresh = turn.level == 0 and turn.iteration == 0
         start(*common, level.camera, low, high, salt, level.planes, level.cost, fresh)
-    # A quarter of the range at the very start, half a pixel of disparity at the end of every level.
+    # A quarter of the range at the very start, a quarter of a pixel of disparity at the end of every level.
     pixel = np.float32(1 / max(around.pixels_per_inverse_depth, 1e-12))
     widest = (high - low) / 4 if turn.level == 0 else 2 * pixel
     share = turn.iteration / max(turn.count - 1, 1)
-    depth_step = np.float32(min(widest ** (1 - share) * (pixel / 2) ** share, (high - low) / 2))
-    normal_step = np.float32(0.5 * (0.2 if turn.level else 1.0) ** (1 - share) * 0.2**share)
+    depth_step = np.float32(min(widest ** (1 - share) * (pixel / 4) ** share, (high - low) / 2))
+    normal_step = np.float32(0.5 * (0.2 if turn.level else 1.0) ** (1 - share) * 0.08**share)
     restarts = 1 if turn.level == 0 and turn.iteration < turn.count - 2 else 0
     directions = 4 if turn.is_finest else 8
     for color in (0, 1):

@@ -73,8 +73,8 @@ def fuse_depths(views: Sequence[DepthView], config: MeshConfig | None = None, pr
     faces = faces[faces_of_large_components(faces, len(vertices), config.min_component)]
     if not len(faces) and config.voxel is not None:
         raise Vision3DError(
-            f"no mesh: with voxels of {grid.voxel:.3g} at a median depth of {typical.depth:.3g} (scene unit) no surface "
-            f"is seen by {config.min_views} or more views: choose a smaller voxel or fewer views"
+            f"no mesh: with voxels of {grid.voxel:.3g} at a median depth of {typical.depth:.3g} (scene unit) no "
+            f"surface is seen by {config.min_views} or more views: choose a smaller voxel or fewer views"
         )
     faces, kept = without_unused(faces, len(vertices))
     return Mesh(*to_tensors(vertices[kept], faces, colors[kept]))

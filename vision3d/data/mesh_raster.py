@@ -30,9 +30,10 @@ def first_hits(
     face = np.full((height, width), -1, np.int32)
     weights = np.zeros((height, width, 2))
     depth = np.zeros((height, width))
-    bounds = _bounds(corners, np.array(intrinsics), width, height)
+    values = np.array(intrinsics, dtype=np.float64)
+    bounds = _bounds(corners, values, width, height)
     numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
-    _raster(np.ascontiguousarray(corners), bounds, np.array(intrinsics), face, weights, depth)
+    _raster(np.ascontiguousarray(corners), bounds, values, face, weights, depth)
     return face, weights, depth
 
 

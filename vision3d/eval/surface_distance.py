@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from vision3d.core import Mesh
 
-_NEAREST = 8  # samples whose triangles are looked at for the closest point
+_NEAREST = 8  # samples and centroids whose triangles are looked at for the closest point
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,9 @@ class Surface:
         self.normals = cross / np.where(area > 0, area, 1)[:, None]
         self.area = float(area.sum() / 2)
         self.samples = self._sample(area, samples, seed)
-        self._tree = cKDTree(self.samples.points)
+        # Samples stand for large triangles, centroids for those too small to have one.
+        self._tree = cKDTree(np.concatenate([self.samples.points, triangles.mean(1)]))
+        self._tree_faces = np.concatenate([self.samples.faces, np.arange(len(triangles))])
 
     def diagonal(self) -> float:
         """Of the box around the surface."""
@@ -64,12 +66,12 @@ class Surface:
     def closest(self, points: Float64[np.ndarray, "n 3"]) -> Closest:
         """The nearest points of the surface.
 
-        Exact but for the choice of triangles: those of the 8 nearest samples are measured. Where that misses the
-        closest one, the distance is too large by less than the spacing of the samples.
+        Exact but for the choice of triangles: those of the 8 nearest samples and centroids are measured. Where that
+        misses the closest one, the distance is too large by less than the spacing of the samples.
         """
-        count = min(_NEAREST, len(self.samples.points))
+        count = min(_NEAREST, len(self._tree_faces))
         _, index = self._tree.query(points, k=count, workers=max(1, torch.get_num_threads()))
-        candidates = self.samples.faces[np.asarray(index).reshape(len(points), count)]
+        candidates = self._tree_faces[np.asarray(index).reshape(len(points), count)]
         distance, nearest = np.empty(len(points)), np.empty((len(points), 3))
         faces = np.empty(len(points), np.int64)
         numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))

@@ -20,6 +20,7 @@ from vision3d.io.known_cameras import read_known_cameras
 from vision3d.io.mesh import read_mesh
 
 Align = Literal["none", "cameras", "icp"]
+_BEHIND = 0.02  # of the diagonal: how far behind true depth a point is still judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,14 @@ def report_surface(
             f"then trimmed ICP with a similarity (scale {float(by_points.scale):.6g}, the closest 90 % of points)"
         )
     surface = _surface(mesh, samples, seed, result)
-    known = known_to(surface.samples.points, truth.depths) if truth.depths else None
-    if known is not None:
-        notes.append("points of the result that fall on no pixel of known true depth are left out of accuracy")
+    known = None
+    if truth.depths:
+        behind = _BEHIND * true_surface.diagonal()
+        known = known_to(surface.samples.points, truth.depths, behind)
+        notes.append(
+            "accuracy over points of the result that some true depth map can judge: on a pixel of known depth, and "
+            f"less than {100 * _BEHIND:g} % of the diagonal behind it"
+        )
     visible = None
     if visible_only:
         posed = [(c.camera, c.cam_from_world) for c in cameras.values()]

@@ -67,12 +67,14 @@ def mesh_of_depths(views: Sequence[DepthView]) -> Mesh:
     return Mesh(torch.cat(vertices)[torch.from_numpy(used)], torch.from_numpy(numbered.reshape(-1, 3)))
 
 
-def known_to(points: Float64[np.ndarray, "n 3"], views: Sequence[DepthView]) -> Bool[np.ndarray, " n"]:
-    """Which points fall on a pixel with known depth in some view; of the others the truth says nothing."""
+def known_to(points: Float64[np.ndarray, "n 3"], views: Sequence[DepthView], behind: float) -> Bool[np.ndarray, " n"]:
+    """Which points fall on a pixel with known depth in some view and lie at most `behind` farther away than that (scene
+    unit); of the others the truth says nothing."""
     out = np.zeros(len(points), np.bool_)
     for view in views:
-        inside, x, y, _ = _pixels(points, view.camera, view.cam_from_world)
-        out |= inside & (view.depth.numpy()[y, x] > 0)
+        inside, x, y, z = _pixels(points, view.camera, view.cam_from_world)
+        depth = view.depth.numpy()[y, x]
+        out |= inside & (depth > 0) & (z <= depth + behind)
     return out
 
 

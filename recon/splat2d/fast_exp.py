@@ -1,4 +1,4 @@
-"""2^t for float32 in a form that LLVM vectorises: 2^f by a polynomial of degree 5, 2^n by adding to the exponent bits."""
+"""2^t for float32 as LLVM vectorises it: 2^f by a polynomial of degree 5, 2^n by adding to the exponent bits."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def composite_forward(
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def denominator(table, s, x, y, near):  # pragma: no cover (compiled)
-    """q of surfel s at a pixel, and whether the ray meets its plane where that counts (else the low-pass filter does)."""
+    """q of surfel s at a pixel, and whether its plane counts there (else the low-pass filter does)."""
     left, top = np.float32((x // TILE) * TILE), np.float32((y // TILE) * TILE)
     dx = np.float32(x % TILE) + _HALF - (table[s, 0] - left)
     dy = np.float32(y % TILE) + _HALF - (table[s, 1] - top)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numba
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vision3d.recon.splat2d.backward import add_partials, composite_backward, divide_opacities
@@ -16,76 +18,99 @@ from vision3d.recon.splat2d.tile_memory import prepare
 from vision3d.recon.splat2d.tiles import TILE, TileLists, bands, list_tiles, pixel_boxes
 from vision3d.recon.splat2d.twin import Composite
 
+TILES_AT_A_TIME = 8  # handed to a thread; what one thread works on lies close together
+
 
 def composite(projection: Projection, size: tuple[int, int]) -> Composite:
-    """As `twin.composite`, in float32 (converted back to the input's type)."""
+    """As `twin.composite`, in float32 (converted back to the input's type). Same result for any number of threads."""
     coefficients = projection.coefficients
-    out: Tensor = _Composite.apply(coefficients.float(), projection.bounds, projection.order, projection.near, size)
+    out: Tensor = _Composite.apply(coefficients.float(), projection, size)
     return Composite.from_channels(out.to(coefficients.dtype))
+
+
+def count_evaluations(projection: Projection, size: tuple[int, int]) -> int:
+    """How many (pixel, surfel) pairs `composite` computes: rows of tiles that a surfel touches, until full."""
+    return _run_forward(projection.coefficients.detach().float(), projection, size).evaluations
+
+
+@dataclass(slots=True)
+class _Forward:
+    """A picture, and what its backward pass needs. order holds only surfels in sight; lists stays empty if the pairs
+    are too many to keep: then each band of tile rows is listed again."""
+
+    coefficients: Float[np.ndarray, "n 16"]
+    order: Int[np.ndarray, " m"]
+    boxes: Int[np.ndarray, "m 4"]
+    table: Float[np.ndarray, "m 16"]
+    rows: list[tuple[int, int]]
+    near: np.float32
+    size: tuple[int, int]
+    out: Float[np.ndarray, "11 h w"]
+    state: Float[np.ndarray, "4 h w"]
+    references: list[Float[np.ndarray, " t"]] = field(default_factory=list)
+    lists: list[TileLists] = field(default_factory=list)
+    evaluations: int = 0
+
+
+def _run_forward(coefficients: Tensor, projection: Projection, size: tuple[int, int]) -> _Forward:
+    width, height = size
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    boxes = pixel_boxes(projection.bounds[projection.order].float().contiguous().numpy(), size)
+    seen = boxes[:, 1] >= boxes[:, 0]
+    run = _Forward(
+        coefficients=coefficients.detach().contiguous().numpy(),
+        order=projection.order.numpy()[seen],
+        boxes=boxes[seen],
+        table=torch.empty(int(seen.sum()), COEFFICIENTS, dtype=torch.float32).numpy(),  # torch aligns to cache lines
+        rows=[],
+        near=np.float32(projection.near),
+        size=size,
+        out=np.zeros((CHANNELS, height, width), np.float32),
+        state=np.empty((STATE, height, width), np.float32),
+    )
+    prepare(run.coefficients, run.order, run.table)
+    run.rows = bands(run.boxes, size)
+    columns = -(-width // TILE)
+    for row0, row1 in run.rows:
+        lists = list_tiles(run.boxes, size, row0, row1)
+        tiles = len(lists.starts) - 1
+        references, evaluations = np.empty(tiles, np.float32), np.empty(tiles, np.int64)
+        with numba.parallel_chunksize(TILES_AT_A_TIME):
+            composite_forward(
+                *(run.table, run.boxes, lists.starts, lists.members, row0, columns, width, height, run.near),
+                *(run.out, run.state, references, evaluations),
+            )
+        run.references.append(references)
+        run.evaluations += int(evaluations.sum())
+        if len(run.rows) == 1:
+            run.lists.append(lists)
+    return run
 
 
 class _Composite(torch.autograd.Function):
     """Channels [11 h w] from coefficients [n 16]; everything else is constant."""
 
     @staticmethod
-    def forward(
-        ctx: Any, coefficients: Tensor, bounds: Tensor, order: Tensor, near: float, size: tuple[int, int]
-    ) -> Tensor:
-        width, height = size
-        _use_torch_threads()
-        boxes = pixel_boxes(bounds[order].float().contiguous().numpy(), size)
-        seen = boxes[:, 1] >= boxes[:, 0]
-        ctx.order = np.ascontiguousarray(order.numpy()[seen])
-        ctx.boxes = np.ascontiguousarray(boxes[seen])
-        ctx.coefficients = coefficients.detach().contiguous().numpy()
-        ctx.table = torch.empty(len(ctx.order), COEFFICIENTS).numpy()  # torch aligns to cache lines
-        prepare(ctx.coefficients, ctx.order, ctx.table)
-        ctx.rows = bands(ctx.boxes, size)
-        ctx.near = np.float32(near)
-        ctx.size = size
-        ctx.out = np.zeros((CHANNELS, height, width), np.float32)
-        ctx.state = np.empty((STATE, height, width), np.float32)
-        ctx.references = []
-        ctx.lists = []
-        for row0, row1 in ctx.rows:
-            lists = list_tiles(ctx.boxes, size, row0, row1)
-            tiles = len(lists.starts) - 1
-            references, evaluations = np.empty(tiles, np.float32), np.empty(tiles, np.int64)
-            columns = -(-width // TILE)
-            with numba.parallel_chunksize(_CHUNKSIZE):
-                composite_forward(
-                    *(ctx.table, ctx.boxes, lists.starts, lists.members, row0, columns, width, height, ctx.near),
-                    *(ctx.out, ctx.state, references, evaluations),
-                )
-            ctx.references.append(references)
-            if len(ctx.rows) == 1:
-                ctx.lists.append(lists)  # else listed again in the backward pass, to bound the memory
-            LAST["evaluations"] = int(evaluations.sum())
-        return torch.from_numpy(ctx.out)
+    def forward(ctx: Any, coefficients: Tensor, projection: Projection, size: tuple[int, int]) -> Tensor:
+        ctx.run = _run_forward(coefficients, projection, size)
+        return torch.from_numpy(ctx.run.out)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        width, height = ctx.size
+        run: _Forward = ctx.run
+        width, height = run.size
         upstream = gradients[0].contiguous().numpy()
-        _use_torch_threads()
-        gradient = np.zeros((len(ctx.coefficients), COEFFICIENTS), np.float32)
-        for band, (row0, row1) in enumerate(ctx.rows):
-            lists: TileLists = ctx.lists[0] if ctx.lists else list_tiles(ctx.boxes, ctx.size, row0, row1)
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        gradient = np.zeros((len(run.coefficients), COEFFICIENTS), np.float32)
+        for band, (row0, row1) in enumerate(run.rows):
+            lists = run.lists[0] if run.lists else list_tiles(run.boxes, run.size, row0, row1)
             partials = np.zeros((len(lists.members), COEFFICIENTS), np.float32)
             columns = -(-width // TILE)
-            with numba.parallel_chunksize(_CHUNKSIZE):
+            with numba.parallel_chunksize(TILES_AT_A_TIME):
                 composite_backward(
-                    *(ctx.table, ctx.boxes, lists.starts, lists.members, lists.slots, row0, columns, width, height),
-                    *(ctx.near, ctx.out, ctx.state, ctx.references[band], upstream, partials),
+                    *(run.table, run.boxes, lists.starts, lists.members, lists.slots, row0, columns, width, height),
+                    *(run.near, run.out, run.state, run.references[band], upstream, partials),
                 )
-            add_partials(partials, lists.firsts, ctx.order, gradient)
-        divide_opacities(ctx.coefficients, gradient)
-        return torch.from_numpy(gradient), None, None, None, None
-
-
-_CHUNKSIZE = 8  # tiles handed to a thread at a time
-LAST: dict[str, int] = {}
-
-
-def _use_torch_threads() -> None:
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+            add_partials(partials, lists.firsts, run.order, gradient)
+        divide_opacities(run.coefficients, gradient)
+        return torch.from_numpy(gradient), None, None

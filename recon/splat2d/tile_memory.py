@@ -1,4 +1,4 @@
-"""A tile's working memory: planes of 16 x 16 numbers in one array, and per surfel what is the same along a row or column.
+"""A tile's working memory: planes of 16 x 16 numbers in one array, and what a surfel has per column and per row.
 
 Everything that varies over a tile is q + r.(dx, dy) with dx constant in a column and dy in a row: five numbers per
 column and row of `lines` replace the arithmetic per pixel. Planes lie 272 numbers apart: at multiples of 4096 bytes

@@ -43,7 +43,7 @@ def pixel_boxes(bounds: Float[np.ndarray, "m 4"], size: tuple[int, int]) -> Int[
 
 def bands(boxes: Int[np.ndarray, "m 4"], size: tuple[int, int]) -> list[tuple[int, int]]:
     """Ranges of tile rows that hold at most MAX_PAIRS pairs each (or are a single row)."""
-    columns, rows = -(-size[0] // TILE), -(-size[1] // TILE)
+    rows = -(-size[1] // TILE)
     per_row = np.zeros(rows + 1, np.int64)
     _count_rows(boxes, per_row)
     totals = np.cumsum(per_row)[:rows].tolist()
@@ -55,7 +55,6 @@ def bands(boxes: Int[np.ndarray, "m 4"], size: tuple[int, int]) -> list[tuple[in
             out.append((start, row))
             start, held = row, 0
         held += total
-    assert columns
     return [*out, (start, rows)]
 
 

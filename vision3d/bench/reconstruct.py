@@ -84,7 +84,9 @@ def prepare_ours(photos: Path, max_size: int, threads: int, matcher: str) -> Cal
 
     def call() -> Registered:
         with tempfile.TemporaryDirectory(prefix="vision3d-bench-") as out:
-            config = ReconstructConfig(photos=photos, out=Path(out) / "out", max_size=max_size, matcher=matcher)
+            config = ReconstructConfig(
+                photos=photos, out=Path(out) / "out", max_size=max_size, matcher=matcher, until="poses"
+            )
             result = reconstruct(config)
         if result.scene is None:
             raise Vision3DError("no model was found")

@@ -16,7 +16,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "vision3d.cli.reconstruct",
         "ReconstructArguments",
         "run",
-        "photos to cameras, points and a report",
+        "photos to cameras, points, surfels, a mesh and a report",
     ),
     ("match",): ("vision3d.cli.match", "MatchConfig", "run", "match two photos"),
     ("evaluate", "poses"): (
@@ -54,6 +54,12 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "BenchReconstructConfig",
         "run",
         "speed of `reconstruct` beside COLMAP's own pipeline",
+    ),
+    ("bench", "splat"): (
+        "vision3d.bench.splat",
+        "BenchSplatConfig",
+        "run",
+        "speed of the surfel rasterizer beside its dense twin",
     ),
     ("demo",): ("vision3d.cli.demo", "DemoConfig", "run", "reconstruct two photos with known depth"),
     ("doctor",): ("vision3d.cli.doctor", "DoctorConfig", "run", "what works on this machine, and what to do"),

@@ -1,4 +1,4 @@
-"""Photos in, cameras and a coloured point cloud out: the stages of `vision3d reconstruct`, in order."""
+"""Photos in; cameras, points, surfels and a mesh out: the stages of `vision3d reconstruct`, in order."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from vision3d.data.photos import PhotoInfo, SkippedPhoto, camera_priors, known_p
 from vision3d.matching.base import Matcher
 from vision3d.matching.catalogue import MATCHERS, make_matcher, weights_on_disk
 from vision3d.recon.colors import colored
+from vision3d.recon.dense_init import DenseInitConfig
 from vision3d.recon.evidence import Evidence, Gatherer
+from vision3d.recon.fit_config import FitConfig
 from vision3d.recon.known_poses import triangulate_known_poses
+from vision3d.recon.mesh import MeshConfig
 from vision3d.recon.polish import PolishConfig, polish_poses
 from vision3d.recon.poses_file import read_result, write_result
 from vision3d.recon.results import RunSummary, write_results
 from vision3d.recon.run_folder import RunFolder, open_run
 from vision3d.recon.sfm import SfmConfig, SfmResult, estimate_poses
+from vision3d.recon.surface import Surface, SurfaceSettings, build_surface
 from vision3d.recon.tracks import Pair
 from vision3d.recon.unite import united
 from vision3d.recon.upright import upright_turns
@@ -54,8 +58,20 @@ class ReconstructConfig:
     """which photos share one camera: auto (same size, make, model and focal length), all of one size, or none"""
     masks: Path | None = None
     """folder of masks: NAME.png for photo NAME; black is ignored"""
-    until: Literal["matches", "poses"] = "poses"
+    until: Literal["matches", "poses", "surfels", "mesh"] = "mesh"
     """last stage to run"""
+    view_size: int = 768
+    """longer side in px of the photos that surfels are fitted to"""
+    holdout: int | None = None
+    """keep the first of every HOLDOUT photos out of the surfels and measure PSNR and SSIM on them; 8 is usual"""
+    max_time: float | None = None
+    """seconds after which the fitting of surfels stops"""
+    dense: DenseInitConfig = field(default_factory=DenseInitConfig)
+    """how surfels are started"""
+    fit: FitConfig = field(default_factory=FitConfig)
+    """how surfels are fitted"""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """how the mesh is fused"""
     seed: int = 0
     """seed of everything random"""
 
@@ -64,10 +80,10 @@ class ReconstructConfig:
 class ReconstructResult:
     """What came out.
 
-    scene: None where the run was to stop before poses. left_out: reason per photo without a pose, files that could not
-    be read among them. photos: names of all photos that could be read. pairs: verified pairs, rejected ones among
-    them. timings: seconds per stage of this call, little for stages reused from an earlier one. warnings: what the
-    user should know.
+    scene: None where the run was to stop before poses; surface: None where it was to stop before surfels. left_out:
+    reason per photo without a pose, files that could not be read among them. photos: names of all photos that could be
+    read. pairs: verified pairs, rejected ones among them. timings: seconds per stage of this call, little for stages
+    reused from an earlier one. warnings: what the user should know.
     """
 
     scene: Scene | None
@@ -77,6 +93,7 @@ class ReconstructResult:
     timings: Mapping[str, float]
     warnings: tuple[str, ...]
     out: Path
+    surface: Surface | None = None
 
 
 def reconstruct(config: ReconstructConfig, progress: Progress = silent) -> ReconstructResult:
@@ -239,6 +256,7 @@ class _Run:
                 )
         elif self._has_results():
             self.warnings.append(f"the results of an earlier run in {config.out} are kept as they are")
+        surface = self._surface(result)
         summary = RunSummary(
             title=_title(config.photos.resolve()),
             settings=config,
@@ -253,6 +271,7 @@ class _Run:
             turns=self.turns,
             timings=self.timings,
             warnings=tuple(self.warnings),
+            surface=surface,
         )
         with self._timed("results"):
             if result is not None or not self._has_results():
@@ -265,7 +284,25 @@ class _Run:
             timings=self.timings,
             warnings=tuple(self.warnings),
             out=config.out,
+            surface=surface,
         )
+
+    def _surface(self, result: SfmResult | None) -> Surface | None:
+        config = self.config
+        if result is None or result.scene is None or config.until not in ("surfels", "mesh"):
+            return None
+        settings = SurfaceSettings(
+            view_size=config.view_size,
+            holdout=config.holdout,
+            max_time=config.max_time,
+            dense=config.dense,
+            fit=config.fit,
+            mesh=config.mesh,
+            until_mesh=config.until == "mesh",
+        )
+        surface = build_surface(self.folder, result.scene, self.infos, settings, self._timed, self.progress)
+        self.warnings += surface.warnings
+        return surface
 
     def _has_results(self) -> bool:
         return (self.folder.path / "cameras.json").is_file()
@@ -286,6 +323,12 @@ def _check(config: ReconstructConfig) -> None:
         raise UsageError(f"--max-size {config.max_size} is too small to match anything; 1024 is usual")
     if not 0 <= config.seed < 2**31:
         raise UsageError(f"--seed {config.seed}: name a number from 0 to {2**31 - 1}")
+    if config.view_size < 32:
+        raise UsageError(f"--view-size {config.view_size} is too small to fit surfels to; 768 is usual")
+    if config.holdout is not None and config.holdout < 2:
+        raise UsageError(f"--holdout {config.holdout} leaves no photo to learn from; 8 is usual")
+    if config.max_time is not None and not config.max_time > 0:
+        raise UsageError(f"--max-time is in seconds and positive, got {config.max_time}")
     if config.known_poses and config.intrinsics is None:
         raise UsageError("--known-poses needs --intrinsics FILE with intrinsics and poses")
 

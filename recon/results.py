@@ -26,6 +26,8 @@ from vision3d.io.ply import write_ply
 from vision3d.recon.report import Attempt, DrawnPair, PhotoRow, ReportData, write_overview, write_report
 from vision3d.recon.run_folder import RUN_FILE, RunFolder
 from vision3d.recon.sfm import SfmResult
+from vision3d.recon.surface import Surface
+from vision3d.recon.surface_report import curves, figures, result_files, surface_json
 from vision3d.recon.tracks import Pair
 from vision3d.recon.view_graph import VerifiedPair
 
@@ -52,6 +54,7 @@ class RunSummary:
     turns: Mapping[str, int]
     timings: Mapping[str, float]
     warnings: Sequence[str]
+    surface: Surface | None = None
 
     @property
     def scene(self) -> Scene | None:
@@ -68,7 +71,7 @@ def write_results(folder: RunFolder, summary: RunSummary, progress: Progress) ->
     thumbnails = {p.name: _picture(p, THUMBNAIL) for p in summary.photos}
     if summary.scene is not None:
         write_overview(summary.scene, folder.path / "overview.png", photos=thumbnails)
-    write_report(_report(summary, thumbnails), folder.path / "report.html")
+    write_report(_report(summary, thumbnails, folder.path), folder.path / "report.html")
     progress("results", 2, 3)
     atomic_write_json(folder.path / RUN_FILE, _run_json(summary))
     progress("results", 3, 3)
@@ -112,13 +115,14 @@ def _run_json(summary: RunSummary) -> dict[str, object]:
             for a in (() if result is None else result.attempts)
         ],
         "chosen": None if result is None else result.chosen,
+        "surface": None if summary.surface is None else surface_json(summary.surface),
         "timings_s": {name: round(seconds, 3) for name, seconds in summary.timings.items()},
         "warnings": list(summary.warnings),
     }
 
 
-def _report(summary: RunSummary, thumbnails: Mapping[str, UInt8[np.ndarray, "_h _w 3"]]) -> ReportData:
-    scene, result = summary.scene, summary.result
+def _report(summary: RunSummary, thumbnails: Mapping[str, UInt8[np.ndarray, "_h _w 3"]], out: Path) -> ReportData:
+    scene, result, surface = summary.scene, summary.result, summary.surface
     rows = [_row(summary, photo, thumbnails[photo.name]) for photo in summary.photos]
     rows += [PhotoRow(name=name, reason=why) for name, why in summary.left_out.items() if name not in thumbnails]
     attempts = [
@@ -145,6 +149,13 @@ def _report(summary: RunSummary, thumbnails: Mapping[str, UInt8[np.ndarray, "_h 
         seed=summary.seed,
         attempts=attempts,
         warnings=summary.warnings,
+        surfels=None if surface is None else surface.fit.surfels,
+        mesh=None if surface is None else surface.mesh,
+        surface=None if surface is None else figures(surface),
+        renders=[] if surface is None else [photo.pictures for photo in surface.photos],
+        curves=None if surface is None else curves(surface.fit),
+        orbit=out / "orbit.mp4" if surface is not None and (out / "orbit.mp4").is_file() else None,
+        files=[] if surface is None else result_files(out),
     )
 
 

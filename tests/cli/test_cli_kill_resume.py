@@ -15,7 +15,18 @@ from vision3d.io.ply import read_ply
 
 
 def _start(photos: Path, out: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "vision3d.cli.main", "reconstruct", str(photos), "--out", str(out), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "vision3d.cli.main",
+        "reconstruct",
+        "--until",
+        "poses",
+        str(photos),
+        "--out",
+        str(out),
+        "--json",
+    ]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

@@ -31,7 +31,7 @@ def _auc5(out: Path, truth: Path) -> float:
 def test_photos_to_cameras_and_points(room: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     photos, truth = room
     out = tmp_path / "out"
-    assert main(["reconstruct", str(photos), "--out", str(out)]) == 0
+    assert main(["reconstruct", "--until", "poses", str(photos), "--out", str(out)]) == 0
     assert "4 of 4 photos registered" in capsys.readouterr().out
     assert _auc5(out, truth) > 95
     scene = read_colmap(out / "sparse")
@@ -43,7 +43,7 @@ def test_photos_to_cameras_and_points(room: tuple[Path, Path], tmp_path: Path, c
         assert (out / name).stat().st_size > 0
 
     before = (out / "cameras.json").read_bytes()
-    assert main(["reconstruct", str(photos), "--out", str(out), "--json"]) == 0
+    assert main(["reconstruct", "--until", "poses", str(photos), "--out", str(out), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert (out / "cameras.json").read_bytes() == before
     assert again["timings_s"]["poses"] < run["timings_s"]["poses"]
@@ -58,7 +58,7 @@ def _numbers(out: Path) -> np.ndarray:
 
 
 def test_damaged_and_deleted_stages_are_made_again(room: tuple[Path, Path], tmp_path: Path) -> None:
-    argv = ["reconstruct", str(room[0]), "--out", str(tmp_path / "out"), "--quiet"]
+    argv = ["reconstruct", "--until", "poses", str(room[0]), "--out", str(tmp_path / "out"), "--quiet"]
     assert main(argv) == 0
     before = _numbers(tmp_path / "out")
     stages = tmp_path / "out" / "stages"
@@ -78,13 +78,18 @@ def test_results_inside_the_photo_folder_are_not_photos(room: tuple[Path, Path],
     photos = tmp_path / "photos"
     shutil.copytree(room[0], photos)
     for out in ("first", "second"):
-        assert main(["reconstruct", str(photos), "--out", str(photos / out), "--quiet"]) == 0
+        assert main(["reconstruct", "--until", "poses", str(photos), "--out", str(photos / out), "--quiet"]) == 0
         assert json.loads((photos / out / "run.json").read_text())["counts"]["photos"] == 4
 
 
 def test_known_intrinsics_are_kept(room: tuple[Path, Path], tmp_path: Path) -> None:
     photos, truth = room
-    assert main(["reconstruct", str(photos), "--out", str(tmp_path / "out"), "--intrinsics", str(truth)]) == 0
+    assert (
+        main(
+            ["reconstruct", "--until", "poses", str(photos), "--out", str(tmp_path / "out"), "--intrinsics", str(truth)]
+        )
+        == 0
+    )
     given, found = (json.loads(p.read_text())["images"] for p in (truth, tmp_path / "out" / "cameras.json"))
     for name, entry in found.items():
         np.testing.assert_allclose(entry["K"], given[name]["K"], rtol=1e-12)
@@ -94,7 +99,22 @@ def test_known_intrinsics_are_kept(room: tuple[Path, Path], tmp_path: Path) -> N
 def test_known_poses_are_kept(room: tuple[Path, Path], tmp_path: Path) -> None:
     photos, truth = room
     out = tmp_path / "out"
-    assert main(["reconstruct", str(photos), "--out", str(out), "--intrinsics", str(truth), "--known-poses"]) == 0
+    assert (
+        main(
+            [
+                "reconstruct",
+                "--until",
+                "poses",
+                str(photos),
+                "--out",
+                str(out),
+                "--intrinsics",
+                str(truth),
+                "--known-poses",
+            ]
+        )
+        == 0
+    )
     given, found = (json.loads(p.read_text())["images"] for p in (truth, out / "cameras.json"))
     for name, entry in found.items():
         np.testing.assert_allclose(entry["cam_from_world"], given[name]["cam_from_world"], atol=1e-9)
@@ -117,7 +137,7 @@ def test_strange_photos_are_read(room: tuple[Path, Path], tmp_path: Path) -> Non
     deep = np.asarray(views[3].convert("L")).astype(np.uint16) * 257
     cv2.imwrite(str(folder / "view_3.png"), deep)
     views[1].convert("RGBA").resize((360, 270), PILImage.Resampling.LANCZOS).save(folder / "half.png")
-    assert main(["reconstruct", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert main(["reconstruct", "--until", "poses", str(folder), "--out", str(tmp_path / "out")]) == 0
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["counts"]["registered"] == 5, run["left_out"]
     names = {"view_0.png": "view_0.png", "view_1.jpg": "view_1.png", "Größe 2.jpg": "view_2.png"}
@@ -144,7 +164,7 @@ def test_bad_photos_among_good_ones_are_reported(room: tuple[Path, Path], tmp_pa
     noise = cv2.resize(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8), (480, 360), interpolation=cv2.INTER_CUBIC)
     cv2.imwrite(str(folder / "elsewhere.png"), noise)
     PILImage.new("RGB", (480, 360), (90, 90, 90)).save(folder / "blank.png")
-    assert main(["reconstruct", str(folder), "--out", str(tmp_path / "out")]) == 0
+    assert main(["reconstruct", "--until", "poses", str(folder), "--out", str(tmp_path / "out")]) == 0
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["counts"]["registered"] == 4
     bad = {"notes.jpg", "cut.jpg", "empty.png", "dot.png", "view_0 copy.png", "elsewhere.png", "blank.png"}
@@ -163,13 +183,13 @@ def test_folders_without_enough_photos(
     room: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path / "out")]
-    assert "does not exist" in _fails(["reconstruct", str(tmp_path / "none"), *out], 2, capsys)
+    assert "does not exist" in _fails(["reconstruct", "--until", "poses", str(tmp_path / "none"), *out], 2, capsys)
     (tmp_path / "empty").mkdir()
-    assert "no photos" in _fails(["reconstruct", str(tmp_path / "empty"), *out], 2, capsys)
+    assert "no photos" in _fails(["reconstruct", "--until", "poses", str(tmp_path / "empty"), *out], 2, capsys)
     one = tmp_path / "one"
     one.mkdir()
     shutil.copy(room[0] / "view_0.png", one)
-    assert "at least two" in _fails(["reconstruct", str(one), *out], 1, capsys)
+    assert "at least two" in _fails(["reconstruct", "--until", "poses", str(one), *out], 1, capsys)
     assert not (tmp_path / "out").exists()
 
 
@@ -179,7 +199,7 @@ def test_unrelated_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     for i in range(3):
         grey = np.random.default_rng(i).integers(0, 255, (45, 60), dtype=np.uint8)
         cv2.imwrite(str(photos / f"{i}.png"), cv2.resize(grey, (320, 240), interpolation=cv2.INTER_CUBIC))
-    error = _fails(["reconstruct", str(photos), "--out", str(tmp_path / "out")], 1, capsys)
+    error = _fails(["reconstruct", "--until", "poses", str(photos), "--out", str(tmp_path / "out")], 1, capsys)
     assert "no two photos" in error
 
 
@@ -187,12 +207,16 @@ def test_an_out_of_somebody_else_is_left_alone(
     room: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.tex").write_text("work")
-    assert "something else" in _fails(["reconstruct", str(room[0]), "--out", str(tmp_path)], 2, capsys)
+    assert "something else" in _fails(
+        ["reconstruct", "--until", "poses", str(room[0]), "--out", str(tmp_path)], 2, capsys
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_an_out_that_cannot_be_written(room: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert "cannot write" in _fails(["reconstruct", str(room[0]), "--out", "/proc/vision3d"], 1, capsys)
+    assert "cannot write" in _fails(
+        ["reconstruct", "--until", "poses", str(room[0]), "--out", "/proc/vision3d"], 1, capsys
+    )
 
 
 def test_the_demo_leaves_other_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,15 +233,26 @@ def test_a_full_disk_ends_in_one_line(room: tuple[Path, Path], tmp_path: Path) -
         "import torch, vision3d.recon.pipeline; from vision3d.cli.main import main;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); sys.exit(main(sys.argv[1:]))"
     )
-    argv = [sys.executable, "-c", code, "reconstruct", str(room[0]), "--out", str(tmp_path / "out"), "--quiet"]
+    argv = [
+        sys.executable,
+        "-c",
+        code,
+        "reconstruct",
+        "--until",
+        "poses",
+        str(room[0]),
+        "--out",
+        str(tmp_path / "out"),
+        "--quiet",
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr and "cannot write" in done.stderr
-    assert main(["reconstruct", str(room[0]), "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    assert main(["reconstruct", "--until", "poses", str(room[0]), "--out", str(tmp_path / "out"), "--quiet"]) == 0
 
 
 def test_wrong_settings(room: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = ["reconstruct", str(room[0]), "--out", str(tmp_path / "out")]
+    base = ["reconstruct", "--until", "poses", str(room[0]), "--out", str(tmp_path / "out")]
     assert "sift" in _fails([*base, "--matcher", "shift"], 2, capsys)
     assert "too small" in _fails([*base, "--max-size", "3"], 2, capsys)
     assert "--intrinsics" in _fails([*base, "--known-poses"], 2, capsys)

@@ -1,4 +1,4 @@
-"""`vision3d reconstruct`: photos in a folder to cameras, points and a report."""
+"""`vision3d reconstruct`: photos in a folder to cameras, points, surfels, a mesh and a report."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import tyro
 
 from vision3d.cli.progress import progress_bars
 from vision3d.recon.pipeline import ReconstructConfig, ReconstructResult, reconstruct
+from vision3d.recon.surface import Surface
+from vision3d.recon.surface_report import surface_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructArguments(ReconstructConfig):
-    """Cameras, a coloured point cloud and a report from a folder of photos."""
+    """Cameras, points, surfels, a mesh and a report from a folder of photos."""
 
     photos: Annotated[Path, tyro.conf.Positional]
     """folder of photos (subfolders are read too)"""
@@ -47,6 +49,25 @@ def _print(result: ReconstructResult) -> None:
         scene = result.scene
         error = f", mean reprojection error {float(scene.errors.mean()):.2f} px" if len(scene.errors) else ""
         print(f"{len(scene.images)} of {len(result.photos)} photos registered, {len(scene.points)} points{error}")
+    if result.surface is not None:
+        print(surface_line(result.surface))
     for name, reason in result.left_out.items():
         print(f"left out: {name}: {reason}")
-    print(f"open {result.out / 'report.html'}")
+    print(f"open {result.out / 'report.html'}, or look around: vision3d view {result.out}")
+
+
+def surface_line(surface: Surface) -> str:
+    """Surfels, how well they show the photos, and the mesh, in one line."""
+    figures = surface_json(surface)
+    parts = [f"{figures['surfels']} surfels"]
+    for kind in ("train", "held_out"):
+        likeness = figures[kind]
+        if likeness["photos"]:
+            what = "held-out" if kind == "held_out" else "training"
+            word = "photo" if likeness["photos"] == 1 else "photos"
+            parts.append(
+                f"PSNR {likeness['psnr_db']:.2f} dB, SSIM {likeness['ssim']:.3f} on {likeness['photos']} {what} {word}"
+            )
+    if figures["faces"]:
+        parts.append(f"mesh of {figures['faces']} faces")
+    return "; ".join(parts)

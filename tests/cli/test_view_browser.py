@@ -19,7 +19,7 @@ from vision3d.view.server import Viewer
 # viser's own splat geometry has corners of two coordinates, at which three.js grumbles once.
 HARMLESS = "THREE.BufferGeometry.computeBoundingSphere(): Computed radius is NaN"
 SCREENSHOTS = os.environ.get("VISION3D_SCREENSHOTS")  # a folder, to look at what the tests saw
-SCENE = (0, 520)  # columns of the picture that the controls do not cover
+SCENE = (0, 360)  # columns of the picture that the controls do not cover
 
 
 def _picture(opened: Page) -> np.ndarray:
@@ -27,7 +27,7 @@ def _picture(opened: Page) -> np.ndarray:
     return np.asarray(shot.convert("RGB"))[150:, SCENE[0] : SCENE[1]].astype(int)
 
 
-def _wait(opened: Page, done: Callable[[], bool], what: str, seconds: float = 20) -> None:
+def _wait(opened: Page, done: Callable[[], bool], what: str, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, f"timed out: {what}"
@@ -54,7 +54,7 @@ def _on_screen(viewer: Viewer, index: int) -> tuple[float, float]:
 def test_draws_switches_and_answers_clicks(tmp_path: Path) -> None:
     scale = 1e-4
     write_view_folder(tmp_path / "out", scale)
-    with Viewer(load_contents(tmp_path / "out"), port=18080) as viewer, open_page(viewer.url) as opened:
+    with Viewer(load_contents(tmp_path / "out"), port=18080) as viewer, open_page(viewer.url, 760, 500) as opened:
         assert viewer.photos is not None and not viewer.notes
         assert viewer.photos.load_pictures() == []
         _wait(opened, lambda: _share(opened, 0) > 0.05, "red surfels")

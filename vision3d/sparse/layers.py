@@ -1,6 +1,6 @@
 """Sparse convolutions as layers, for grids of 1 to 6 dimensions: submanifold, strided, transposed and inverse.
 
-Weights are [*kernel_size, in, out]; `convert.py` reads other libraries' layouts. Submanifold: Graham et al., "3D
+Weights are [*kernel_size, in, out]; `interop.py` reads other libraries' layouts. Submanifold: Graham et al., "3D
 Semantic Segmentation with Submanifold Sparse Convolutional Networks", CVPR 2018, section 3.
 """
 

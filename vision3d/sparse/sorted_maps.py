@@ -14,7 +14,7 @@ from vision3d.sparse.kernel_map import KernelMap
 from vision3d.sparse.window import Window
 
 
-class _Ranks:
+class Ranks:
     """Lexicographic ranks of known sites; finds the rank of any site, or that it is not among them."""
 
     def __init__(self, indices: Int[Tensor, "m n"], extents: tuple[int, ...]) -> None:
@@ -60,7 +60,7 @@ def _column_groups(extents: tuple[int, ...], rows: int) -> list[range]:
 def map_between(inputs: Sites, outputs: Sites, window: Window) -> KernelMap:
     """As `hash_maps.map_between`."""
     device = inputs.indices.device
-    ranks = _Ranks(inputs.indices, inputs.extents)
+    ranks = Ranks(inputs.indices, inputs.extents)
     row_of_rank = torch.empty(ranks.size, dtype=torch.int64, device=device)
     row_of_rank[ranks.rank] = torch.arange(len(inputs), device=device)
     stride, padding, dilation, extents = _columns(window, inputs.extents, device)
@@ -97,7 +97,7 @@ def map_onto_touched(
         in_parts.append(rows)
         touched_parts.append(touched[rows])
     touched = torch.cat(touched_parts)
-    ranks = _Ranks(touched, (inputs.batch_size, *shape))
+    ranks = Ranks(touched, (inputs.batch_size, *shape))
     out_indices = torch.empty(ranks.size, indices.shape[1], dtype=inputs.indices.dtype, device=device)
     out_indices[ranks.rank] = touched.to(out_indices.dtype)
     out_parts = list(torch.split(ranks.rank, [len(part) for part in in_parts]))

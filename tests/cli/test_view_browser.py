@@ -82,8 +82,8 @@ def test_draws_switches_and_answers_clicks(tmp_path: Path) -> None:
         assert np.linalg.norm(before - there) > 0.1
         opened.page.locator("input[value='IMG_001.jpg']:visible").first.click()
         opened.page.get_by_role("option", name="IMG_004.jpg").click()
-        _wait(opened, lambda: viewer.photos.chosen == 4, "photo chosen from the list")
-        assert "No rendered depth" in text.content
+        _wait(opened, lambda: "No rendered depth" in text.content, "photo chosen from the list")
+        assert viewer.photos.chosen == 4
         if SCREENSHOTS is not None:
             opened.page.screenshot(path=Path(SCREENSHOTS) / "view.png")
         assert [error for error in opened.errors if not error.startswith(HARMLESS)] == []

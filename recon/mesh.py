@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from vision3d.core import DepthView, Mesh, Progress, Vision3DError, silent
 from vision3d.recon.fusion_maps import FusionMap, Typical, typical_pixel
@@ -65,8 +66,8 @@ def fuse_depths(views: Sequence[DepthView], config: MeshConfig | None = None, pr
     typical = typical_pixel(list(views))
     if typical is None:
         return Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, 3))
-    grid, maps = _grid_and_maps(views, config, typical)
-    volume = fuse(maps, grid, _max_blocks(config), progress)
+    grid, maps, blocks = _grid_maps_and_blocks(views, config, typical)
+    volume = fuse(maps, grid, blocks, progress)
     vertices, faces = extract_surface(volume, progress)
     colors, support = color_vertices(vertices, views, maps, grid.voxel, grid.truncation)
     faces = faces[(support >= config.min_views)[faces].all(1)]
@@ -80,23 +81,21 @@ def fuse_depths(views: Sequence[DepthView], config: MeshConfig | None = None, pr
     return Mesh(*to_tensors(vertices[kept], faces, colors[kept]))
 
 
-def _max_blocks(config: MeshConfig) -> int:
-    return max(1, config.max_memory_mb * 2**20 // BLOCK_BYTES)
-
-
-def _grid_and_maps(views: Sequence[DepthView], config: MeshConfig, typical: Typical) -> tuple[Grid, list[FusionMap]]:
+def _grid_maps_and_blocks(
+    views: Sequence[DepthView], config: MeshConfig, typical: Typical
+) -> tuple[Grid, list[FusionMap], Int64[np.ndarray, "n 3"]]:
     """The voxel asked for, or 1.5 pixels at the median depth, enlarged until the blocks fit into the memory limit."""
     centers = np.stack([view.cam_from_world.center().detach().cpu().double().numpy() for view in views])
     if not np.isfinite(centers).all():
         raise ValueError("a camera pose has NaN or infinite values")
     origin = centers.mean(0)
     voxel = 1.5 * typical.width if config.voxel is None else config.voxel
+    most = max(1, config.max_memory_mb * 2**20 // BLOCK_BYTES)
     while True:
         grid = Grid(origin, voxel, config.truncation)
         maps = prepare(views, grid, config.max_angle_deg, typical)
         try:
-            find_blocks(maps, grid, _max_blocks(config))
-            return grid, maps
+            return grid, maps, find_blocks(maps, grid, most)
         except TooManyBlocksError:
             if config.voxel is not None:
                 raise Vision3DError(

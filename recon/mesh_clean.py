@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import no_type_check
 
+import numba
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -29,25 +31,13 @@ def color_vertices(
     """
     total, weights = np.zeros((len(vertices), 3)), np.zeros(len(vertices))
     support = np.zeros(len(vertices), np.int64)
+    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
     for view, prepared in zip(views, maps, strict=True):
-        p = vertices @ prepared.rotation.T + prepared.translation
-        h, w = prepared.values.shape[:2]
-        fx, fy, cx, cy = prepared.intrinsics
-        front = p[:, 2] > 0
-        z = np.where(front, p[:, 2], 1)
-        u, v = fx * p[:, 0] / z + cx, fy * p[:, 1] / z + cy
-        at = np.flatnonzero(front & (u >= 0) & (v >= 0) & (u < w) & (v < h))
-        u, v, z = u[at], v[at], z[at] / voxel
-        q, g, trust = prepared.values[v.astype(np.int64), u.astype(np.int64)].astype(np.float64).T
-        near = np.abs(1 / np.where(trust > 0, q, 1) - z) * g < truncation
-        seen = (trust > 0) & near
-        at, u, v, trust = at[seen], u[seen], v[seen], trust[seen]
-        support[at] += 1
-        picture = view.color.detach().cpu().permute(1, 2, 0).double().numpy()
-        total[at] += trust[:, None] * _bilinear(picture, u, v)
-        weights[at] += trust
+        picture = view.color.detach().cpu().float().nan_to_num(nan=0.5).permute(1, 2, 0).contiguous().numpy()
+        pose = (prepared.rotation, prepared.translation, prepared.intrinsics)
+        _add_view(vertices, *pose, prepared.values, picture, voxel, truncation, total, weights, support)
     colors = np.where(weights[:, None] > 0, total / np.where(weights > 0, weights, 1)[:, None], 0.5)
-    return np.clip(np.nan_to_num(colors, nan=0.5), 0, 1), support
+    return np.clip(colors, 0, 1), support
 
 
 def faces_of_large_components(faces: Int64[np.ndarray, "m 3"], count: int, share: float) -> Bool[np.ndarray, " m"]:
@@ -73,21 +63,6 @@ def without_unused(
     return number[faces], np.flatnonzero(used)
 
 
-def _bilinear(
-    picture: Float[np.ndarray, "h w 3"], u: Float[np.ndarray, " n"], v: Float[np.ndarray, " n"]
-) -> Float[np.ndarray, "n 3"]:
-    """Colours at px (pixel centres at halves), the border repeated outwards."""
-    h, w = picture.shape[:2]
-    x, y = np.clip(u - 0.5, 0, w - 1), np.clip(v - 0.5, 0, h - 1)
-    x0, y0 = np.minimum(x.astype(np.int64), max(w - 2, 0)), np.minimum(y.astype(np.int64), max(h - 2, 0))
-    x1, y1 = np.minimum(x0 + 1, w - 1), np.minimum(y0 + 1, h - 1)
-    tx, ty = (x - x0)[:, None], (y - y0)[:, None]
-    top = picture[y0, x0] * (1 - tx) + picture[y0, x1] * tx
-    bottom = picture[y1, x0] * (1 - tx) + picture[y1, x1] * tx
-    out: np.ndarray = top * (1 - ty) + bottom * ty
-    return out
-
-
 def to_tensors(
     vertices: Float[np.ndarray, "n 3"], faces: Int64[np.ndarray, "m 3"], colors: Float[np.ndarray, "n 3"]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -97,3 +72,35 @@ def to_tensors(
         torch.from_numpy(np.ascontiguousarray(faces)),
         torch.from_numpy(np.ascontiguousarray(colors, np.float32)),
     )
+
+
+@numba.njit(cache=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check  # Numba compiles the bare function, not one that the tests' shape checks have wrapped
+def _add_view(
+    vertices, rotation, translation, intrinsics, values, picture, voxel, truncation, total, weights, support
+):  # pragma: no cover (compiled)
+    """Adds one view's colours, bilinear with the border repeated outwards."""
+    h, w = values.shape[:2]
+    fx, fy, cx, cy = intrinsics
+    for i in numba.prange(vertices.shape[0]):
+        a, b, c = vertices[i, 0], vertices[i, 1], vertices[i, 2]
+        z = rotation[2, 0] * a + rotation[2, 1] * b + rotation[2, 2] * c + translation[2]
+        if z <= 0:
+            continue
+        u = fx * (rotation[0, 0] * a + rotation[0, 1] * b + rotation[0, 2] * c + translation[0]) / z + cx
+        v = fy * (rotation[1, 0] * a + rotation[1, 1] * b + rotation[1, 2] * c + translation[1]) / z + cy
+        if not (u >= 0 and v >= 0 and u < w and v < h):
+            continue
+        q, g, trust = values[int(v), int(u), 0], values[int(v), int(u), 1], values[int(v), int(u), 2]
+        if trust <= 0 or not abs(1 / q - z / voxel) * g < truncation:
+            continue
+        support[i] += 1
+        weights[i] += trust
+        x, y = min(max(u - 0.5, 0.0), w - 1.0), min(max(v - 0.5, 0.0), h - 1.0)
+        x0, y0 = int(x), int(y)
+        x1, y1 = min(x0 + 1, w - 1), min(y0 + 1, h - 1)
+        tx, ty = x - x0, y - y0
+        for k in range(3):
+            top = picture[y0, x0, k] * (1 - tx) + picture[y0, x1, k] * tx
+            bottom = picture[y1, x0, k] * (1 - tx) + picture[y1, x1, k] * tx
+            total[i, k] += trust * (top * (1 - ty) + bottom * ty)

@@ -55,14 +55,10 @@ class TsdfVolume:
     weight: Float32[np.ndarray, "n 8 8 8"]
 
 
-def fuse(maps: Sequence[FusionMap], grid: Grid, max_blocks: int, progress: Progress = silent) -> TsdfVolume:
-    """Fuse prepared depth maps. The result does not depend on the number of threads.
-
-    Raises:
-        TooManyBlocksError: the surface's band takes more than `max_blocks` blocks.
-        ValueError: the surface spans more than a million blocks along an axis.
-    """
-    blocks = find_blocks(maps, grid, max_blocks)
+def fuse(
+    maps: Sequence[FusionMap], grid: Grid, blocks: Int64[np.ndarray, "n 3"], progress: Progress = silent
+) -> TsdfVolume:
+    """Fuse prepared depth maps in blocks (see `find_blocks`). The result does not depend on the number of threads."""
     distance = np.zeros((len(blocks), SIDE, SIDE, SIDE), np.float32)
     weight = np.zeros_like(distance)
     numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
@@ -77,7 +73,12 @@ def fuse(maps: Sequence[FusionMap], grid: Grid, max_blocks: int, progress: Progr
 
 
 def find_blocks(maps: Sequence[FusionMap], grid: Grid, max_blocks: int) -> Int64[np.ndarray, "n 3"]:
-    """The blocks within the truncation, and a pixel's width, of a pixel's point, sorted. Errors as `fuse`."""
+    """The blocks within the truncation, and a pixel's width, of a pixel's point, sorted.
+
+    Raises:
+        TooManyBlocksError: they are more than `max_blocks`.
+        ValueError: the surface spans more than a million blocks along an axis.
+    """
     table = np.full(1 << 12, -1, np.int64)
     count = 0
     for view in maps:

@@ -6,11 +6,15 @@ import torch
 from depth_scenes import AROUND, plane, scaled, sphere, view_of
 
 from vision3d.core import DepthView
-from vision3d.recon.fusion_maps import Typical, fusion_map, relative_noise, typical_pixel
+from vision3d.recon.fusion_maps import FusionMap, Typical, fusion_map, relative_noise, typical_pixel
 from vision3d.recon.tsdf import SIDE, Grid, TooManyBlocksError, TsdfVolume, find_blocks, fuse, fuse_slow, prepare
 
 GRID = Grid(np.array([0.013, -0.02, 0.017]), 0.03, 4.0)
 TYPICAL = Typical(2.0, 0.03)
+
+
+def _fused(maps: list[FusionMap], grid: Grid) -> TsdfVolume:
+    return fuse(maps, grid, find_blocks(maps, grid, 10_000))
 
 
 def _points(volume: TsdfVolume) -> np.ndarray:
@@ -25,7 +29,7 @@ def test_as_the_twin() -> None:
     views[1].depth[:, 30] = 0
     views[2].weight[:] = torch.rand(60, 60)
     maps = prepare(views, GRID, 80.0, TYPICAL)
-    volume = fuse(maps, GRID, 10_000)
+    volume = _fused(maps, GRID)
     distance, weight = fuse_slow(maps, GRID, _points(volume))
     close = np.isclose(volume.weight.reshape(-1), weight, rtol=1e-3, atol=1e-4)
     close &= np.isclose(volume.distance.reshape(-1), distance, atol=1e-3)
@@ -45,7 +49,7 @@ def test_as_the_twin() -> None:
 def test_distance_from_a_plane_is_exact() -> None:
     normal = np.array([0.3, -0.2, 0.9]) / np.linalg.norm([0.3, -0.2, 0.9])
     view = view_of(plane(normal.tolist(), -0.1), (0.4, 0.3, 2.0), 80)
-    volume = fuse(prepare([view], GRID, 80.0, TYPICAL), GRID, 10_000)
+    volume = _fused(prepare([view], GRID, 80.0, TYPICAL), GRID)
     expected = ((_points(volume) * GRID.voxel + GRID.origin) @ normal + 0.1) / (GRID.truncation * GRID.voxel)
     seen = volume.weight.reshape(-1) > 0
     # 2 px from the border, depth is interpolated and not taken from the nearest pixel
@@ -61,7 +65,7 @@ def test_threads_do_not_matter() -> None:
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            volumes.append(fuse(prepare(views, GRID, 80.0, TYPICAL), GRID, 10_000))
+            volumes.append(_fused(prepare(views, GRID, 80.0, TYPICAL), GRID))
     finally:
         torch.set_num_threads(before)
     for name in ("blocks", "distance", "weight"):
@@ -123,11 +127,7 @@ def test_the_unit_does_not_matter() -> None:
     for factor in (1.0, 2.0**-13, 2.0**17):
         grid = Grid(GRID.origin * factor, GRID.voxel * factor, GRID.truncation)
         volumes.append(
-            fuse(
-                prepare([scaled(v, factor) for v in views], grid, 80.0, Typical(2.0 * factor, 0.03 * factor)),
-                grid,
-                10_000,
-            )
+            _fused(prepare([scaled(v, factor) for v in views], grid, 80.0, Typical(2.0 * factor, 0.03 * factor)), grid)
         )
     for other in volumes[1:]:
         assert np.array_equal(volumes[0].blocks, other.blocks)

@@ -28,6 +28,7 @@ SH_CONSTANT = 0.28209479177387814  # of degree 0: color = 0.5 + SH_CONSTANT * sh
 OVERLAP = 0.6  # standard deviation of a surfel per spacing of the grid: neighbours then close the surface
 MAX_STRETCH = 3.0  # along the slant
 FILL_SPACING = 2.0  # filled-in surfels stand this many times wider apart
+MAX_FILLED = 0.3  # share of the target
 FILL_CONFIDENCE = 0.1
 
 
@@ -95,7 +96,7 @@ def initialise_surfels(
         step = float(np.sqrt(sum(surface.size for surface in surfaces) / config.target))
     if config.fill and len(patches):
         patches = Patches.join([patches, without_obstacles(sparse_patches(scene, views, patches), views, surfaces)])
-        patches = Patches.join([patches, _filled(views, maps, surfaces, patches, FILL_SPACING * step)])
+        patches = Patches.join([patches, _filled(views, maps, surfaces, patches, FILL_SPACING * step, config.target)])
     depth_maps = [
         DepthView(v.name, v.camera, v.cam_from_world, torch.from_numpy(depth), v.rgb, torch.from_numpy(weight))
         for v, depth, weight in zip(views, surfaces, trust, strict=True)
@@ -116,13 +117,19 @@ def _filled(
     surfaces: Sequence[Float[np.ndarray, "h w"]],
     accepted: Patches,
     step: float,
+    target: int,
 ) -> Patches:
-    """Patches of low confidence for what no accepted one covers, behind or beside all measured surfaces."""
+    """Patches of low confidence for what no accepted one covers, behind or beside all measured surfaces; at most about
+    MAX_FILLED times `target`, by a wider spacing."""
     layers = []
     for view, plane_map, surface in zip(views, maps, surfaces, strict=True):
         depth, normal = complete(view, plane_map, surface)
         layers.append(Layer(depth, normal, np.full(depth.shape, FILL_CONFIDENCE, np.float32)))
-    return behind_surfaces(sample(views, layers, step, accepted), views, surfaces)
+    filled = behind_surfaces(sample(views, layers, step, accepted), views, surfaces)
+    if len(filled) > MAX_FILLED * target:
+        step *= float(np.sqrt(len(filled) / (MAX_FILLED * target)))
+        filled = behind_surfaces(sample(views, layers, step, accepted), views, surfaces)
+    return filled
 
 
 def _reason(views: Sequence[View], sources: Sequence[Sequence[int]]) -> str:

@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vision3d.core import View
-from vision3d.recon.stereo.cover import before_surface, mark_covered
+from vision3d.recon.stereo.cover import before_surface, compare_colors, mark_covered
 
 SAME_SURFACE = 0.02  # relative difference of depths under which patches of two views are one surface
-FREE_SPACE = 0.03  # relative distance before another view's surface at which a filled-in patch is an obstacle
-
+FREE_SPACE = 0.02  # relative distance before another view's surface at which a measured patch is an obstacle
+GUESS_FREE_SPACE = 0.005  # and a guessed one, tried over its whole disk
+OTHER_COLOR = 0.2  # difference in a channel at which another view shows something else
 PUSHED_BACK = (1.0, 1.4, 2.0, 3.0, 4.5, 7.0, 12.0, 20.0)  # depths tried for it, as multiples
 
 
@@ -97,12 +98,9 @@ def sample(
         others = Patches.join([p for p in (accepted, *parts) if p is not None])
         covered = np.zeros(layer.depth.shape, np.bool_)
         if len(others):
-            focal = float(np.mean(views[i].camera.focal))
-            mark_covered(
-                others.points, others.spacings, world_projection(views[i]), focal, layer.depth, SAME_SURFACE, covered
-            )
-        part = _grid(views[i], layer, i, step, covered)
-        parts.append(part)
+            matrix, focal = world_projection(views[i]), _focal(views[i])
+            mark_covered(others.points, others.spacings, matrix, focal, layer.depth, SAME_SURFACE, covered)
+        parts.append(_grid(views[i], layer, i, step, covered))
     return Patches.join(parts)
 
 
@@ -113,7 +111,8 @@ def without_obstacles(patches: Patches, views: Sequence[View], surfaces: Sequenc
     """
     count = np.zeros(len(patches), np.int64)
     for view, surface in zip(views, surfaces, strict=True):
-        before_surface(patches.points, world_projection(view), surface, FREE_SPACE, count)
+        middle = np.zeros(len(patches))
+        before_surface(patches.points, middle, world_projection(view), _focal(view), surface, FREE_SPACE, count)
     return patches.select(count <= np.floor(3 * patches.confidence).clip(0, 2))
 
 
@@ -166,8 +165,9 @@ def _grid(view: View, layer: Layer, index: int, step: float, covered: Bool[np.nd
 
 
 def behind_surfaces(patches: Patches, views: Sequence[View], surfaces: Sequence[Float[np.ndarray, "h w"]]) -> Patches:
-    """Moves patches that stand before the surface of other views back along their rays until they do not; those that
-    do at every distance go. A guess continues a near surface, what it guesses at is often far behind it."""
+    """Moves guessed patches back along their rays until they stand before no view's surface and most views that see
+    them there show their color; those that never do go. A guess continues a near surface, and what it guesses at is
+    often far behind it."""
     if not len(patches):
         return patches
     center = np.stack([view.cam_from_world.center().double().numpy() for view in views])[patches.view]
@@ -175,11 +175,18 @@ def behind_surfaces(patches: Patches, views: Sequence[View], surfaces: Sequence[
     placed = np.zeros(len(patches), np.bool_)
     for factor in PUSHED_BACK:
         tried = center + (patches.points - center) * factor
-        count = np.zeros(len(patches), np.int64)
-        for view, surface in zip(views, surfaces, strict=True):
-            before_surface(tried, world_projection(view), surface, FREE_SPACE, count)
-        take = ~placed & (count == 0)
+        before, seen, strange = (np.zeros(len(patches), np.int64) for _ in range(3))
+        for index, (view, surface) in enumerate(zip(views, surfaces, strict=True)):
+            matrix, focal = world_projection(view), _focal(view)
+            before_surface(tried, 0.5 * factor * patches.spacings, matrix, focal, surface, GUESS_FREE_SPACE, before)
+            rgb = view.rgb.numpy()
+            compare_colors(tried, patches.colors, patches.view, index, matrix, rgb, surface, OTHER_COLOR, seen, strange)
+        take = ~placed & (before == 0) & (2 * strange <= seen)
         points[take], spacings[take] = tried[take], patches.spacings[take] * factor
         placed |= take
     moved = Patches(points, patches.normals, spacings, patches.colors, patches.confidence, patches.view)
     return moved.select(placed)
+
+
+def _focal(view: View) -> float:
+    return float(np.mean(view.camera.focal))

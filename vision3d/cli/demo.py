@@ -8,8 +8,6 @@ from pathlib import Path
 
 from vision3d.cli.progress import progress_bars
 
-SEMIDENSE = "xfeat-semidense"
-
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
@@ -22,46 +20,43 @@ class DemoConfig:
 
 
 def run(config: DemoConfig) -> int:
-    """Cameras and points from two photos; then, with XFeat's weights, many more points for the same cameras."""
+    """Cameras, points, surfels and a mesh from two photos, and their errors."""
+    from vision3d.cli.reconstruct import surface_line
     from vision3d.data.photo_folder import RUN_MARKER
     from vision3d.errors import UsageError
-    from vision3d.eval.motorcycle import measure, write_motorcycle
-    from vision3d.matching.catalogue import weights_on_disk
+    from vision3d.eval.motorcycle import measure, measure_depth, write_motorcycle
     from vision3d.recon.pipeline import ReconstructConfig, reconstruct
 
-    if config.out.exists() and not (config.out / "result" / RUN_MARKER).is_file():
+    result_folder = config.out / "result"
+    if config.out.exists() and not (result_folder / RUN_MARKER).is_file():
         if not config.out.is_dir():
             raise UsageError(f"--out {config.out} is a file; name a folder")
         if any(config.out.iterdir()):
             raise UsageError(f"--out {config.out} holds something else; name a new or empty folder")
-    (config.out / "result" / RUN_MARKER).parent.mkdir(parents=True, exist_ok=True)
-    (config.out / "result" / RUN_MARKER).touch()
+    (result_folder / RUN_MARKER).parent.mkdir(parents=True, exist_ok=True)
+    (result_folder / RUN_MARKER).touch()
     photos = config.out / "photos"
     intrinsics = write_motorcycle(photos)
-    sparse, dense = config.out / "result", config.out / "semidense"
-    figures = {}
+    if not config.json:
+        print("two photos to cameras, surfels and a mesh; the first run also compiles kernels, about a minute")
     with progress_bars(quiet=config.json) as progress:
-        result = reconstruct(ReconstructConfig(photos=photos, out=sparse, intrinsics=intrinsics), progress)
-        figures["sparse"] = measure(result.scene)
-        if weights_on_disk(SEMIDENSE):
-            more = ReconstructConfig(
-                photos=photos, out=dense, intrinsics=sparse / "cameras.json", known_poses=True, matcher=SEMIDENSE
-            )
-            figures["semidense"] = measure(reconstruct(more, progress).scene)
+        result = reconstruct(ReconstructConfig(photos=photos, out=result_folder, intrinsics=intrinsics), progress)
+    sparse, dense = measure(result.scene), measure_depth(result_folder)
     if config.json:
-        print(json.dumps(figures))
+        print(json.dumps({"sparse": sparse, "surface": dense}))
         return 0
-    first = figures["sparse"]
-    print("two photos registered; against the ground truth:")
-    print(f"  rotation                {first['rotation_error_deg']:.3f} deg off")
-    print(f"  direction of movement   {first['translation_error_deg']:.3f} deg off")
-    for name, measured in figures.items():
-        print(
-            f"  {measured['points']:>5} {name} points: depth {100 * measured['median_relative_depth_error']:.2f} % off"
-            f" (median), {100 * measured['share_within_2px']:.1f} % within 2 px of the true disparity"
-        )
+    assert result.surface is not None
+    print("against the ground truth:")
+    print(f"  rotation                {sparse['rotation_error_deg']:.3f} deg off")
+    print(f"  direction of movement   {sparse['translation_error_deg']:.3f} deg off")
+    print(f"  {sparse['points']} points: depth {100 * sparse['median_relative_depth_error']:.2f} % off (median)")
+    print(
+        f"  surface: depth {100 * dense['median_relative_depth_error']:.2f} % off (median over"
+        f" {100 * dense['coverage']:.0f} % of the photo), {100 * dense['share_within_1_percent']:.0f} % within 1 %"
+    )
+    print(surface_line(result.surface))
     print("open these:")
-    for folder in (sparse, dense)[: len(figures)]:
-        for name in ("report.html", "overview.png", "points.ply"):
-            print(f"  {folder / name}")
+    for name in ("report.html", "overview.png", "mesh.glb", "surfels.ply", "orbit.mp4"):
+        print(f"  {result_folder / name}")
+    print(f"or look around: vision3d view {result_folder}")
     return 0

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from vision3d.core import Scene, Vision3DError
 from vision3d.io.atomic import atomic_write_json
+from vision3d.io.known_cameras import read_known_cameras
 
 FOCAL = 994.978  # px
 CENTER_LEFT = (311.193 + 0.5, 254.877 + 0.5)  # px; the published values put pixel centres at whole numbers
@@ -79,4 +80,33 @@ def measure(scene: Scene | None) -> dict[str, float]:
         "translation_error_deg": math.degrees(math.acos(min(1.0, max(-1.0, float(direction[0]))))),
         "median_relative_depth_error": float(np.median(np.abs(z - z_true) / z_true)),
         "share_within_2px": float((np.abs(d - d_true) <= 2).mean()),
+    }
+
+
+def measure_depth(result: Path) -> dict[str, float]:
+    """Errors of the rendered depth of the left photo, from a finished run's cameras.json and renders/.
+
+    The scale is set by the known baseline, as in `measure`. Every pixel counts whose true disparity is known and where
+    the surface was rendered; coverage is their share of all pixels with a known disparity. Vision3DError without the
+    files, or with a depth map of another size than the photo.
+    """
+    cameras = read_known_cameras(result / "cameras.json")
+    path = result / "renders" / "train" / "left_depth.npz"
+    left, right = (cameras[name].cam_from_world if name in cameras else None for name in (LEFT, RIGHT))
+    if left is None or right is None or not path.is_file():
+        raise Vision3DError(f"{result} has no poses of both photos, or no {path.relative_to(result)}")
+    with np.load(path, allow_pickle=False) as found:
+        z = found["depth"].astype(np.float64) * BASELINE_M / float((right @ left.inverse()).center().norm())
+    truth = disparity()
+    if z.shape != truth.shape:
+        raise Vision3DError(f"the rendered depth has {z.shape[1]}x{z.shape[0]} px, the photo {truth.shape[::-1]}")
+    known = np.isfinite(truth)
+    shown = known & (z > 0)
+    z_true = BASELINE_M * FOCAL / (truth[shown] + DOFFS)
+    error = np.abs(z[shown] - z_true) / z_true
+    return {
+        "pixels": int(shown.sum()),
+        "coverage": float(shown.sum() / known.sum()),
+        "median_relative_depth_error": float(np.median(error)),
+        "share_within_1_percent": float((error <= 0.01).mean()),
     }

@@ -16,8 +16,10 @@ from vision3d.eval.kitti_report import parse_overlaps, score_tables
 BOX = (100, 100, 200, 180)  # 80 px high
 
 
-def _line(name, box=BOX, score=None, *, truncated=0.0, occluded=0, alpha=0.0, size=(1.5, 1.6, 4.0), at=(0, 1.6, 20)):
-    numbers = [truncated, occluded, alpha, *box, *size, *at, 0.0, *([] if score is None else [score])]
+def _line(
+    name, box=BOX, score=None, *, truncated=0.0, occluded=0, alpha=0.0, size=(1.5, 1.6, 4.0), at=(0, 1.6, 20), ry=0.0
+):
+    numbers = [truncated, occluded, alpha, *box, *size, *at, ry, *([] if score is None else [score])]
     return " ".join([name, *(str(v) for v in numbers)])
 
 
@@ -104,9 +106,11 @@ def test_perfect_results(tmp_path, count) -> None:
 
 def test_overlap_must_be_above_the_least(tmp_path) -> None:
     half = _line("Pedestrian", (100, 100, 200, 140), 0.9)  # IoU 0.5 with BOX
-    assert _counts(_score(tmp_path, [([_line("Pedestrian")], [half])]), "Pedestrian")[1] == (1, 0, 0, 0)
-    scores = _score(tmp_path, [([_line("Pedestrian")], [half])], {"Pedestrian": (0.499, 0.5, 0.5)})
-    assert _counts(scores, "Pedestrian")[1] == (1, 1, 0, 0)
+    sure = [line.replace("Car", "Pedestrian") for line in (SURE_TRUTH, SURE_RESULT)]
+    frames = [([_line("Pedestrian"), sure[0]], [half, sure[1]])]
+    assert _counts(_score(tmp_path, frames), "Pedestrian")[1] == (2, 1, 1, 1)
+    scores = _score(tmp_path, frames, {"Pedestrian": (0.499, 0.5, 0.5)})
+    assert _counts(scores, "Pedestrian")[1] == (2, 2, 0, 0)
     assert scores.json()["overlap"] == {"Pedestrian": [0.499, 0.5, 0.5]}
 
 
@@ -169,8 +173,8 @@ def test_neighbour_classes(tmp_path, name, neighbour, wrong) -> None:
 
 def test_dont_care_excuses_in_the_image_only(tmp_path) -> None:
     area = _line("DontCare", (0, 0, 180, 400), truncated=-1, occluded=-1, alpha=-10, size=(-1,) * 3, at=(-1000,) * 3)
-    inside = _line("Car", (100, 100, 200, 180), 0.5)  # 80 % inside
-    half = _line("Car", (130, 100, 230, 180), 0.5)  # 50 % inside
+    inside = _line("Car", (109, 100, 209, 180), 0.5)  # 71 % inside
+    half = _line("Car", (111, 100, 211, 180), 0.5)  # 69 % inside
     scores = _score(tmp_path, [([area, SURE_TRUTH], [inside, half, SURE_RESULT])])
     assert _counts(scores) == [(1, 1, 1, 0)] * 3
     assert _counts(scores, metric="bev") == [(1, 1, 2, 0)] * 3
@@ -185,17 +189,43 @@ def test_dont_care_of_tracking_labels_excuses_from_above(tmp_path) -> None:
     assert [_counts(scores, metric=m)[0] for m in ("2d", "bev", "3d")] == [(1, 1, 1, 0), (1, 1, 0, 0), (1, 1, 1, 0)]
 
 
-def test_two_results_on_one_truth(tmp_path) -> None:
-    """Pass 1 takes the better score for the threshold, pass 2 the larger overlap: seen in the orientation."""
+@pytest.mark.parametrize("swap", [False, True])
+def test_two_results_on_one_truth(tmp_path, swap) -> None:
+    """In any order: pass 1 takes the better score (threshold), pass 2 the larger overlap (seen in the orientation)."""
     exact = _line("Car", BOX, 0.5, alpha=0.0)
     close = _line("Car", (100, 100, 200, 170), 0.9, alpha=math.pi)  # overlap 0.875, looks the other way
-    scores = _score(tmp_path, [([_line("Car"), SURE_TRUTH], [close, exact, SURE_RESULT])])
+    results = [exact, close] if swap else [close, exact]
+    scores = _score(tmp_path, [([_line("Car"), SURE_TRUTH], [*results, SURE_RESULT])])
     first, second = scores.curves["Car"]["2d"].counts[0], scores.curves["Car"]["aos"].counts[0]
     assert first.thresholds.tolist() == [0.9, 0.01]
     assert (first.tp.tolist(), first.fp.tolist(), first.fn.tolist()) == ([1, 2], [0, 1], [1, 0])
     assert second.similarity == pytest.approx([0, 2])
     assert scores.curves["Car"]["2d"].values[0, :3] == pytest.approx([1, 2 / 3, 0])
     assert scores.curves["Car"]["aos"].values[0, :3] == pytest.approx([2 / 3, 2 / 3, 0])
+
+
+@pytest.mark.parametrize(("other", "counts"), [("Car", (3, 2, 0, 1)), ("Van", (2, 1, 0, 1))])
+def test_one_result_on_two_truths(tmp_path, other, counts) -> None:
+    """The truth that stands first in the file takes it, even if it does not count itself."""
+    beside = _line("Car", (103, 100, 203, 180), at=(0, 1.6, 20.1))
+    scores = _score(tmp_path, [([_line(other), beside, SURE_TRUTH], [_line("Car", score=0.9), SURE_RESULT])])
+    for metric in ("2d", "bev", "3d"):
+        assert _counts(scores, metric=metric) == [counts] * 3
+        thresholds = scores.curves["Car"][metric].counts[0].thresholds
+        assert thresholds.tolist() == ([0.9, 0.01] if other == "Car" else [0.01])
+
+
+def test_rotation_about_the_vertical_axis(tmp_path) -> None:
+    """A car that moved 0.6 m along its heading, (cos, -sin) of rotation_y in x and z, has IoU 3.4 / 4.6 from above; one
+    that moved aside as far has 1.0 / 2.2."""
+    along, aside = (
+        (0.6 * math.cos(a), 1.6, 20 - 0.6 * math.sin(a)) for a in (math.pi / 4, math.pi / 4 + math.pi / 2)
+    )  # fmt: skip
+    truth = _line("Car", ry=math.pi / 4)
+    for place, found in ((along, 1), (aside, 0)):
+        result = _line("Car", score=0.9, ry=math.pi / 4, at=place)
+        scores = _score(tmp_path, [([truth, SURE_TRUTH], [result, SURE_RESULT])])
+        assert _counts(scores, metric="bev")[0] == (2, 1 + found, 1 - found, 1 - found)
 
 
 def test_orientation_similarity(tmp_path) -> None:
@@ -232,6 +262,9 @@ def test_classes_without_results_have_no_score(tmp_path) -> None:
     assert scores.json()["R40"]["Car"]["3d"] == [0, 0, 0]
     assert scores.curves["Pedestrian"]["bev"] is None
     assert scores.curves["Pedestrian"]["2d"] is not None
+    outside = _score(tmp_path, [([_line("Car")], [_line("Car", (-1, 100, 200, 180), 0.9)])])
+    assert outside.curves["Car"]["2d"] is None  # the official tool looks at the left edge, too
+    assert outside.curves["Car"]["3d"] is not None
     table = score_tables(scores)[0]
     assert table.rows[8] == ("Cyclist (Detection)", None, None, None)
     assert score_tables(_score(tmp_path, [([], [])]))[0].rows[0][1] is None

@@ -1,7 +1,7 @@
 """KITTI's odometry benchmark as typed samples: scans with the LiDAR's pose in the sequence.
 
 Layout: ROOT/sequences/00/{velodyne,image_2}/000123.*, calib.txt, times.txt, and ROOT/poses/00.txt (sequences 00-10).
-The poses of sequence 00 disagree with its scans by about 0.17 m a frame at the start: align neighbours where it matters.
+The poses of sequence 00 disagree with its scans by about 0.17 m a frame at the start: align neighbours with ICP.
 """
 
 from __future__ import annotations

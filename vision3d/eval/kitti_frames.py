@@ -5,6 +5,7 @@ As the official tool does, the frames that have a result file are scored, and no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,17 +79,19 @@ def read_frames(gt: str | Path, results: str | Path, classes: Collection[str] = 
         UsageError: a folder that is missing, no result files, frames without ground truth. Vision3DError: a broken
             line, with file and line.
     """
-    labels, found = _label_folder(Path(gt)), _result_files(Path(results))
-    missing = [path.name for path in found if not (labels / path.name).is_file()]
+    labels = _label_folder(Path(gt))
+    folder, found = _result_files(Path(results))
+    there = {path.name for path in labels.iterdir()}
+    missing = [name for name in found if name not in there]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UsageError(f"no ground truth for {missing[0]}{more} of {found[0].parent} in {labels}")
+        raise UsageError(f"no ground truth for {missing[0]}{more} of {folder} in {labels}")
     types = (*KITTI_TYPES, *classes)
-    truth = [read_labels(labels / path.name, types) for path in found]
+    # Joined as text: thousands of Path objects would take as long as reading the files.
+    truth = [read_labels(f"{labels}{os.sep}{name}", types) for name in found]
+    scored = [read_results(f"{folder}{os.sep}{name}", types) for name in found]
     return KittiFrames(
-        tuple(path.stem for path in found),
-        FlatObjects.of(truth),
-        FlatObjects.of([read_results(path, types) for path in found]),
+        tuple(name.removesuffix(".txt") for name in found), FlatObjects.of(truth), FlatObjects.of(scored)
     )
 
 
@@ -101,11 +104,13 @@ def _label_folder(path: Path) -> Path:
     return path
 
 
-def _result_files(path: Path) -> list[Path]:
+def _result_files(path: Path) -> tuple[Path, list[str]]:
+    """The folder that holds them, and their names in order."""
     if not path.is_dir():
         raise UsageError(f"the result folder {path} does not exist")
     for folder in (path / "data", path):
-        found = sorted(p for p in folder.glob("*.txt") if p.stem.isdecimal()) if folder.is_dir() else []
+        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        found = sorted(name for name in names if name.endswith(".txt") and name[:-4].isdecimal())
         if found:
-            return found
+            return folder, found
     raise UsageError(f"no result files in {path}: they are named by frame, as 000123.txt, there or in its folder data")

@@ -166,7 +166,7 @@ def _count_all(
             for g in range(first, gt_starts[f + 1]):
                 if truth[g] == OTHER:
                     continue
-                best, largest, poor = -1, 0.0, False
+                best, largest = -1, 0.0
                 for d in range(det_starts[f], det_starts[f + 1]):
                     if results[d] == OTHER or assigned[d] or scores[d] < least:
                         continue
@@ -174,10 +174,10 @@ def _count_all(
                     if not overlap > min_overlap:
                         continue
                     if results[d] == COUNTED:
-                        if overlap > largest or poor:
-                            best, largest, poor = d, overlap, False
-                    elif best < 0:  # too small to count: taken until one that counts comes
-                        best, poor = d, True
+                        if overlap > largest:
+                            best, largest = d, overlap
+                    elif best < 0:  # too small to count: taken until one that counts comes, however little it overlaps
+                        best = d
                 if best < 0:
                     if truth[g] == COUNTED:
                         fn += 1

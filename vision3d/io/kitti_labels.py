@@ -75,15 +75,17 @@ def read_labels(path: str | Path, types: Collection[str] | None = KITTI_TYPES) -
         Vision3DError: missing; a line with another number of fields, no number where one must stand, NaN or infinity,
             an unknown type. The message has file and line.
     """
-    return parse_objects(_read(path), LABEL_FIELDS, Path(path), types)
+    return parse_objects(_read(path), LABEL_FIELDS, path, types)
 
 
 def read_results(path: str | Path, types: Collection[str] | None = KITTI_TYPES) -> KittiObjects:
     """Read a result file: 16 fields a line, the last one the score. Otherwise as `read_labels`."""
-    return parse_objects(_read(path), RESULT_FIELDS, Path(path), types)
+    return parse_objects(_read(path), RESULT_FIELDS, path, types)
 
 
-def parse_objects(text: str, fields: int, path: Path, types: Collection[str] | None = KITTI_TYPES) -> KittiObjects:
+def parse_objects(
+    text: str, fields: int, path: str | Path, types: Collection[str] | None = KITTI_TYPES
+) -> KittiObjects:
     """The lines of a label file (fields 15) or a result file (16); path is for messages."""
     names: list[str] = []
     values: list[float] = []

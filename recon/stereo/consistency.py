@@ -28,7 +28,7 @@ class FilterConfig:
     """relative difference of depths"""
     max_cost: float = 0.75
     """of pixels that two or more views confirm"""
-    max_cost_one: float = 0.45
+    max_cost_one: float = 0.5
     """of pixels that only one view confirms"""
     speck: int = 60
     """connected pieces of fewer px (in a picture of 0.4 megapixels) are dropped"""

@@ -57,7 +57,7 @@ class _Level:
 
 
 # Per level, from the coarsest: sweeps, and how many of the last are geometric. The finest level only polishes.
-_SWEEPS = {"first": (7, 2), "middle": (3, 2), "last": (2, 2)}
+_SWEEPS = {"first": (7, 2), "middle": (3, 2), "last": (2, 1)}
 
 
 def estimate_planes(

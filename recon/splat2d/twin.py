@@ -53,11 +53,11 @@ def composite(projection: Projection, size: tuple[int, int]) -> Composite:
         return Composite.from_channels(table.new_zeros(11, height, width))
     pixels = torch.arange(width * height, device=table.device)
     parts = []
-    for some in pixels.split(max(1, PAIRS // len(table))):
+    for some in torch.split(pixels, max(1, PAIRS // len(table))):
         x, y = (some % width).to(table.dtype) + 0.5, (some // width).to(table.dtype) + 0.5
         # Recomputed in the backward pass, so that memory stays bounded.
         parts.append(checkpoint(_composite_pixels, table, x, y, projection.near, use_reentrant=False))
-    return Composite.from_channels(torch.cat(parts).T.unflatten(1, (height, width)))
+    return Composite.from_channels(torch.cat(parts).T.reshape(11, height, width))
 
 
 def _composite_pixels(

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vision3d.core import DepthView, Progress, Scene, Surfels, View, Vision3DError, silent
+from vision3d.core import DepthView, Progress, Scene, Surfels, UsageError, View, Vision3DError, silent
 from vision3d.geometry.rotation import quaternion_from_matrix
 from vision3d.matching.catalogue import make_matcher
 from vision3d.recon.stereo.completion import complete
@@ -23,6 +23,7 @@ from vision3d.recon.stereo.neighbours import choose_neighbours
 from vision3d.recon.stereo.patchmatch import PlaneMap, StereoConfig, estimate_planes
 from vision3d.recon.stereo.point_patches import sparse_patches
 from vision3d.recon.stereo.sampling import Layer, Patches, behind_surfaces, sample, sample_to_count, without_obstacles
+from vision3d.recon.stereo.sweep import MAX_SOURCES
 
 SH_CONSTANT = 0.28209479177387814  # of degree 0: color = 0.5 + SH_CONSTANT * sh
 OVERLAP = 0.6  # standard deviation of a surfel per spacing of the grid: neighbours then close the surface
@@ -39,7 +40,7 @@ class DenseInitConfig:
     source: str = "patchmatch"
     """where depth comes from: patchmatch (our stereo), or a matcher's name (`vision3d match --help`)"""
     neighbours: int = 3
-    """views that each view is matched with"""
+    """views that each view is matched with, 1 to 8"""
     target: int = 60_000
     """about how many surfels; the spacing of the samples follows from it"""
     fill: bool = True
@@ -50,6 +51,12 @@ class DenseInitConfig:
     """of PatchMatch stereo"""
     filter: FilterConfig = field(default_factory=FilterConfig)
     """which depths to keep"""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.neighbours <= MAX_SOURCES:
+            raise UsageError(f"each view needs 1 to {MAX_SOURCES} neighbours, got {self.neighbours}")
+        if self.target < 1:
+            raise UsageError(f"the target of surfels must be at least 1, got {self.target}")
 
 
 @dataclass(frozen=True, slots=True)

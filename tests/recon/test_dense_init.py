@@ -14,7 +14,8 @@ from vision3d.recon.dense_init import DenseInit, DenseInitConfig, initialise_sur
 from vision3d.recon.stereo.completion import complete, push_pull
 from vision3d.recon.stereo.consistency import without_specks
 from vision3d.recon.stereo.neighbours import choose_neighbours
-from vision3d.recon.stereo.point_patches import oriented_patches
+from vision3d.recon.stereo.point_patches import oriented_patches, sparse_patches
+from vision3d.recon.stereo.sampling import Patches, without_obstacles
 
 PLANE = (np.array([0.5, 0.2, -np.sqrt(1 - 0.29)]), -1.7)
 
@@ -202,6 +203,57 @@ def test_normals_of_points_are_those_of_their_plane_and_lone_points_go() -> None
     assert np.abs(patches.normals @ n).min() > 0.999
     center = views[0].cam_from_world.center().numpy()
     assert ((patches.normals * (center - patches.points)).sum(1) > 0).all()
+
+
+def test_sparse_points_fill_where_no_patch_is_near() -> None:
+    views = render([PLANE], ring_poses(2), size=(32, 24))[0]
+    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-0.5, 0.5, 12), np.linspace(-0.4, 0.4, 10)))
+    points = np.stack([x, y, (PLANE[1] - x * PLANE[0][0] - y * PLANE[0][1]) / PLANE[0][2]], axis=1)
+    count = len(points)
+    tracks = Tracks(
+        (views[0].name, "not loaded", views[1].name),
+        torch.arange(count).repeat(2),
+        torch.tensor([0] * count + [1] * count),
+        torch.zeros(2 * count, 2, dtype=torch.float64),
+    )
+    scene = replace(
+        scene_of(views),
+        points=torch.from_numpy(points),
+        colors=torch.zeros(count, 3, dtype=torch.uint8),
+        errors=torch.zeros(count, dtype=torch.float64),
+        tracks=tracks,
+    )
+    left = points[:, 0] < 0
+    accepted = oriented_patches(points[left], np.zeros(int(left.sum()), np.int64), np.ones(int(left.sum())), views)
+    patches = sparse_patches(scene, views, accepted)
+    assert 0.5 * (~left).sum() < len(patches) <= (~left).sum()
+    assert (patches.points[:, 0] > 0).all()
+    assert (patches.confidence < 0.2).all()
+    assert (patches.view == 0).all()
+    every = oriented_patches(points, np.zeros(count, np.int64), np.ones(count), views)
+    assert len(sparse_patches(scene, views, Patches.empty())) == len(every)
+        oriented_patches(points, np.zeros(count, np.int64), np.ones(count), views)
+    )
+    assert len(sparse_patches(scene_of(views), views, accepted)) == 0
+
+
+def test_obstacles_before_a_measured_surface_go() -> None:
+    views, depths, _ = render([PLANE], ring_poses(3), size=(32, 24))
+    center = views[1].cam_from_world.center().numpy()
+    on_plane = np.array([[0.0, 0.0, PLANE[1] / PLANE[0][2]]])
+    points = np.concatenate([on_plane, center + (on_plane - center) * 0.8, center + (on_plane - center) * 1.2])
+    patches = Patches(
+        points, np.tile(-PLANE[0], (3, 1)), np.full(3, 0.1), np.zeros((3, 3)), np.full(3, 0.3), np.zeros(3, np.int64)
+    )
+    kept = without_obstacles(patches, views, [d.astype(np.float32) for d in depths])
+    assert np.array_equal(kept.points, points[[0, 2]])
+
+
+def test_settings_out_of_range_are_named() -> None:
+    with pytest.raises(UsageError, match="neighbours"):
+        DenseInitConfig(neighbours=0)
+    with pytest.raises(UsageError, match="target"):
+        DenseInitConfig(target=0)
 
 
 def test_matches_give_surfels(plane_views: list[View], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,8 +232,6 @@ def test_sparse_points_fill_where_no_patch_is_near() -> None:
     assert (patches.view == 0).all()
     every = oriented_patches(points, np.zeros(count, np.int64), np.ones(count), views)
     assert len(sparse_patches(scene, views, Patches.empty())) == len(every)
-        oriented_patches(points, np.zeros(count, np.int64), np.ones(count), views)
-    )
     assert len(sparse_patches(scene_of(views), views, accepted)) == 0
 
 

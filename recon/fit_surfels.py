@@ -25,6 +25,7 @@ from vision3d.recon.depth_normals import rays
 from vision3d.recon.fit_config import TERMS, FitConfig, FitCurves, FitResult, check_config
 from vision3d.recon.fit_state import FitState, Frame, load_checkpoint, save_checkpoint
 from vision3d.recon.geometry_loss import geometry_losses
+from vision3d.recon.likeness import psnr
 from vision3d.recon.relocation import DEAD, relocate_dead
 from vision3d.recon.splat2d import render_surfels
 from vision3d.recon.ssim import RADIUS as SSIM_RADIUS
@@ -184,8 +185,7 @@ class _Fit:
         self.adam.step()
         if config.relocate and step % 100 == 99 and done < 0.8:
             relocate_dead(state.parameters, self.adam, config.seed + step)
-        error = (exposed.detach() - view.rgb)[:, mask]
-        record["psnr"] = _psnr(error)
+        record["psnr"] = _or_nan(psnr(exposed.detach(), view.rgb, mask))
         return record
 
     def _correspondence(self, rendering: Rendering, pose: RigidTransform, k: int) -> Tensor:
@@ -258,7 +258,7 @@ class _Fit:
                     (view.camera.width, view.camera.height),
                     background=self.background,
                 ).color
-            found.append(_psnr((color.clamp(0, 1) - view.rgb)[:, view.mask]))
+            found.append(_or_nan(psnr(color.clamp(0, 1), view.rgb, view.mask)))
         return _mean(found)
 
     def _converged(self) -> bool:
@@ -343,6 +343,5 @@ def _mean(values: Sequence[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def _psnr(error: Tensor) -> float:
-    """PSNR in dB of differences of colours in [0, 1]; nan without any."""
-    return -10 * math.log10(max(float(error.square().mean()), 1e-10)) if error.numel() else math.nan
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,4 +1,4 @@
-"""Points for photos whose poses and intrinsics are given: triangulation only, nothing of the cameras changes."""
+"""Photos whose poses are given: points for them, or the poses as a start that bundle adjustment improves."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pycolmap
+import torch
 
-from vision3d.core import CameraPrior, Progress, RigidTransform, silent
-from vision3d.io.colmap import camera_to_colmap, rigid_to_colmap
+from vision3d.core import CameraPrior, Progress, RigidTransform, Scene, Vision3DError, silent
+from vision3d.geometry.similarity import align_poses
+from vision3d.io.colmap import camera_from_colmap, camera_to_colmap, rigid_to_colmap
 from vision3d.recon.camera_starts import working_camera
+from vision3d.recon.few_view import build_model
 from vision3d.recon.mapping import MapperSettings, MappingProblem, incremental_options, quiet_colmap, write_database
 from vision3d.recon.refine import adjust
 from vision3d.recon.sfm import SfmConfig, SfmResult, mapping_problem, original_scene, score_model
 from vision3d.recon.tracks import Pair, build_tracks
+from vision3d.recon.triangulation import Observations, Pose, triangulate_tracks
 from vision3d.recon.view_graph import VerifiedPair
+
+WIDE_PX = (40.0, 10.0, 2.0)  # thresholds of refine_known_poses, px at verification.REFERENCE_SIZE
 
 
 def triangulate_known_poses(
@@ -50,6 +57,70 @@ def triangulate_known_poses(
     left_out = {name: "the file with known poses has none for it" for name in sorted(priors) if name not in posed}
     progress("poses", 1, 1)
     return SfmResult(original_scene(model, priors), left_out, (), score, "known poses", "given intrinsics")
+
+
+def refine_known_poses(
+    priors: Mapping[str, CameraPrior],
+    cam_from_world: Mapping[str, RigidTransform],
+    pairs: Mapping[Pair, VerifiedPair],
+    config: SfmConfig | None = None,
+    progress: Progress = silent,
+) -> SfmResult:
+    """A scene from poses that are roughly known: bundle adjustment whose threshold falls from WIDE_PX to the usual.
+
+    Matches are right or wrong whatever the poses are (they were verified in pairs), so points far from their
+    observations are kept at first and pull the poses. The result is in the frame and scale of the given poses.
+    Photos without a pose or without points are left out. Vision3DError where the poses explain nothing at all.
+    """
+    config = config or SfmConfig()
+    progress("poses", 0, len(WIDE_PX))
+    posed = {name: prior for name, prior in priors.items() if name in cam_from_world}
+    usable = {pair: p for pair, p in pairs.items() if pair[0] in posed and pair[1] in posed}
+    problem, matches, weights = mapping_problem(posed, usable, config)
+    observations = Observations.of(problem)
+    cameras = dict(problem.cameras)
+    groups = sorted(cameras)
+    fixed = frozenset(i + 1 for i, group in enumerate(groups) if group in problem.fixed)
+    poses: dict[str, Pose] = {
+        name: (cam_from_world[name].rotation.numpy(), cam_from_world[name].translation.numpy())
+        for name in problem.names
+    }
+    for done, wide in enumerate(WIDE_PX):
+        points, valid = triangulate_tracks(observations, problem, poses, cameras, wide, config.refine.min_angle_deg)
+        if int(valid.sum()) < config.min_points:
+            raise Vision3DError(
+                f"the given poses are too far off to be refined: {int(valid.sum())} of {len(valid)} points fit them to"
+                f" {wide:g} px; leave the poses out, and they are found from the photos alone"
+            )
+        model = build_model(problem, observations, poses, cameras, points, valid)
+        settings = replace(config.refine, loss_scale_px=wide / 4, max_error_px=wide, threads=config.threads)
+        adjust(model, fixed, settings)
+        for image_id in model.reg_image_ids():
+            matrix = np.array(model.images[image_id].cam_from_world().matrix())
+            poses[model.images[image_id].name] = (matrix[:, :3], matrix[:, 3])
+        cameras = {groups[i - 1]: camera_from_colmap(camera) for i, camera in model.cameras.items()}
+        progress("poses", done + 1, len(WIDE_PX))
+    score = score_model(model, problem, matches, weights, config)
+    left_out = {name: "the file with known poses has none for it" for name in sorted(priors) if name not in posed}
+    left_out |= {name: "no verified matches with other photos" for name in posed if name not in problem.names}
+    scene = _in_frame_of(original_scene(model, priors), cam_from_world)
+    return SfmResult(scene, left_out, (), score, "known poses, refined", "as given" if fixed else "refined")
+
+
+def _in_frame_of(scene: Scene, cam_from_world: Mapping[str, RigidTransform]) -> Scene:
+    names = list(scene.images)
+
+    def stacked(poses: list[RigidTransform]) -> RigidTransform:
+        return RigidTransform(torch.stack([p.rotation for p in poses]), torch.stack([p.translation for p in poses]))
+
+    world_from_scene = align_poses(
+        stacked([scene.images[name].cam_from_world for name in names]), stacked([cam_from_world[n] for n in names])
+    )
+    images = {
+        name: replace(image, cam_from_world=world_from_scene.move_pose(image.cam_from_world))
+        for name, image in scene.images.items()
+    }
+    return replace(scene, images=images, points=world_from_scene.apply(scene.points))
 
 
 def _triangulate(

@@ -19,7 +19,7 @@ from vision3d.recon.colors import colored
 from vision3d.recon.dense_init import DenseInitConfig
 from vision3d.recon.evidence import Evidence, Gatherer
 from vision3d.recon.fit_config import FitConfig
-from vision3d.recon.known_poses import triangulate_known_poses
+from vision3d.recon.known_poses import refine_known_poses, triangulate_known_poses
 from vision3d.recon.mesh import MeshConfig
 from vision3d.recon.polish import PolishConfig, polish_poses
 from vision3d.recon.poses_file import read_result, write_result
@@ -54,6 +54,8 @@ class ReconstructConfig:
     """known intrinsics, kept fixed: a cameras.json, a COLMAP model folder or a transforms.json"""
     known_poses: bool = False
     """take the poses in the --intrinsics file as they are, and only triangulate points"""
+    refine_poses: bool = False
+    """take the poses in the --intrinsics file as a start and improve them"""
     share_intrinsics: Literal["auto", "all", "none"] = "auto"
     """which photos share one camera: auto (same size, make, model and focal length), all of one size, or none"""
     masks: Path | None = None
@@ -112,10 +114,10 @@ def reconstruct(config: ReconstructConfig, progress: Progress = silent) -> Recon
         raise Vision3DError(_too_few(infos, skipped, config.photos))
     priors = camera_priors(infos, config.intrinsics, config.share_intrinsics)
     poses = None
-    if config.known_poses and config.intrinsics is not None:
+    if (config.known_poses or config.refine_poses) and config.intrinsics is not None:
         poses = known_poses(infos, config.intrinsics)
         if len(poses) < 2:
-            raise UsageError(f"--known-poses: {config.intrinsics} has the pose of one photo only, two are needed")
+            raise UsageError(f"{config.intrinsics} has the pose of one photo only, two are needed")
     if config.masks is not None and not any(info.mask for info in infos):
         raise UsageError(
             f"--masks {config.masks} has no mask for any photo; a mask of {infos[0].name} is called {infos[0].name}.png"
@@ -215,12 +217,15 @@ class _Run:
             "sfm": asdict(config),
             "priors": {n: asdict(p) for n, p in sorted(self.priors.items())},
             "poses": {n: p.matrix().tolist() for n, p in sorted((self.poses or {}).items())},
+            "refine_poses": self.config.refine_poses,
             "pairs": fingerprint(pairs),
             "polish": asdict(PolishConfig()),
         }
 
         def build(target: Path) -> None:
-            if self.poses is not None:
+            if self.poses is not None and self.config.refine_poses:
+                result = refine_known_poses(self.priors, self.poses, pairs, config, self.progress)
+            elif self.poses is not None:
                 result = triangulate_known_poses(self.priors, self.poses, pairs, config, self.progress, target)
             else:
                 result = estimate_poses(self.priors, pairs, config, self.progress, target)
@@ -329,8 +334,10 @@ def _check(config: ReconstructConfig) -> None:
         raise UsageError(f"--holdout {config.holdout} leaves no photo to learn from; 8 is usual")
     if config.max_time is not None and not config.max_time > 0:
         raise UsageError(f"--max-time is in seconds and positive, got {config.max_time}")
-    if config.known_poses and config.intrinsics is None:
-        raise UsageError("--known-poses needs --intrinsics FILE with intrinsics and poses")
+    if (config.known_poses or config.refine_poses) and config.intrinsics is None:
+        raise UsageError("--known-poses and --refine-poses need --intrinsics FILE with intrinsics and poses")
+    if config.known_poses and config.refine_poses:
+        raise UsageError("choose one of --known-poses (poses stay as they are) and --refine-poses (they are a start)")
 
 
 def _too_few(infos: list[PhotoInfo], skipped: list[SkippedPhoto], folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -15,10 +14,10 @@ from vision3d.core import Camera, DepthView, Progress, Rendering, RigidTransform
 from vision3d.io.atomic import atomic_directory
 from vision3d.recon.fit_config import FitResult
 from vision3d.recon.fit_surfels import intrinsics_of
+from vision3d.recon.likeness import psnr, ssim
 from vision3d.recon.report import view_pictures
 from vision3d.recon.report.surface_data import RenderedView
 from vision3d.recon.splat2d import render_surfels
-from vision3d.recon.ssim import ssim_map
 
 SOLID = 0.5  # alpha from which a pixel has a surface
 
@@ -68,14 +67,13 @@ def render_photos(
             for values in fit.exposure.get(view.name, ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)))
         )
         shown = (rendering.color * gain + offset).clamp(0, 1)
-        psnr, ssim = likeness(shown, view)
         pictures = view_pictures.rendered_view(
             view,
             replace(rendering, color=shown),
             held_out=view.name in held_out,
             limits=limits,
-            psnr=psnr,
-            ssim=ssim,
+            psnr=psnr(shown, view.rgb, view.mask),
+            ssim=ssim(shown, view.rgb, view.mask),
         )
         solid = (rendering.alpha > SOLID) & view.mask
         depth = DepthView(
@@ -90,15 +88,6 @@ def render_photos(
         found.append(RenderedPhoto(pictures, depth, mask))
     progress("renders", len(views), len(views))
     return found
-
-
-def likeness(rendered: torch.Tensor, view: View) -> tuple[float | None, float | None]:
-    """PSNR in dB and SSIM of a picture [3 h w] against a photo, over the pixels of its mask; None without any."""
-    if not bool(view.mask.any()):
-        return None, None
-    error = float((rendered - view.rgb)[:, view.mask].square().mean())
-    similarity = ssim_map(torch.where(view.mask, rendered, view.rgb), view.rgb)[:, view.mask]
-    return -10 * math.log10(max(error, 1e-10)), float(similarity.mean())
 
 
 def write_renders(folder: Path, photos: Sequence[RenderedPhoto]) -> None:

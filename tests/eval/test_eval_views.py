@@ -11,7 +11,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from vision3d.cli.main import main
 from vision3d.core import UsageError, Vision3DError
-from vision3d.eval.views import MAX_PSNR, evaluate_views, psnr, ssim
+from vision3d.eval.views import evaluate_views
+from vision3d.recon.likeness import MAX_PSNR, psnr, ssim
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:

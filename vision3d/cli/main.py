@@ -61,6 +61,13 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run",
         "speed of the surfel rasterizer beside its dense twin",
     ),
+    ("view",): ("vision3d.cli.view", "ViewConfig", "run", "look at a result in the browser"),
+    ("bench", "kitti-eval"): (
+        "vision3d.bench.kitti_eval",
+        "BenchKittiEvalConfig",
+        "run",
+        "speed of `evaluate kitti-object` beside the official evaluator",
+    ),
     ("demo",): ("vision3d.cli.demo", "DemoConfig", "run", "reconstruct two photos with known depth"),
     ("doctor",): ("vision3d.cli.doctor", "DoctorConfig", "run", "what works on this machine, and what to do"),
 }

@@ -7,7 +7,6 @@ converted here (io/kitti_boxes does that), and torch is not needed: the evaluati
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +203,7 @@ def _unknown(name: str, types: Collection[str]) -> str:
 
 def _is_number(word: str) -> bool:
     try:
-        return not math.isnan(float(word)) or True
+        float(word)
     except ValueError:
         return False
+    return True

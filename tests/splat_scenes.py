@@ -13,7 +13,9 @@ FIELDS = ("means", "quats", "scales", "opacities", "sh")
 OUTPUTS = ("color", "alpha", "depth", "median_depth", "normal", "distortion", "color_variance")
 
 
-def random_surfels(n: int, dtype: torch.dtype = torch.float32, seed: int = 0, k: int = 16, size: float = 0.3) -> Surfels:
+def random_surfels(
+    n: int, dtype: torch.dtype = torch.float32, seed: int = 0, k: int = 16, size: float = 0.3
+) -> Surfels:
     """In front of a camera at the origin, between depths 4 and 7."""
     draw = torch.Generator().manual_seed(seed)
 

@@ -21,11 +21,10 @@ from vision3d.recon.splat2d.twin import Composite
 TILES_AT_A_TIME = 8  # handed to a thread; what one thread works on lies close together
 
 
-def composite(projection: Projection, size: tuple[int, int]) -> Composite:
-    """As `twin.composite`, in float32 (converted back to the input's type). Same result for any number of threads."""
-    coefficients = projection.coefficients
-    out: Tensor = _Composite.apply(coefficients.float(), projection, size)
-    return Composite.from_channels(out.to(coefficients.dtype))
+def composite(projection: Projection, size: tuple[int, int], dtype: torch.dtype = torch.float32) -> Composite:
+    """As `twin.composite`, computed in float32 and given as `dtype`. The same result for any number of threads."""
+    out: Tensor = _Composite.apply(projection.coefficients.float(), projection, size)
+    return Composite.from_channels(out.to(dtype))
 
 
 def count_evaluations(projection: Projection, size: tuple[int, int]) -> int:

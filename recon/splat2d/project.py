@@ -27,10 +27,10 @@ MIN_DENOMINATOR = 1e-6  # below, a ray misses the plane (or meets it behind the 
 LOW_PASS = 2.0  # the low-pass filter is exp(-0.5 * 2 * distance^2): a standard deviation of 0.71 px
 NEAR_SHARE = 0.01  # default near plane, in median depths
 
-_EDGE_ON = 1e-3  # cosine between plane normal and ray below which only the low-pass filter draws a surfel
-_MIN_PX = 1e-4  # a smaller standard deviation, in px, draws the same picture
-_MAX_DEPTHS = 1e6  # so does a larger one, in distances to the camera
-_OUTSIDE = 1.01 * math.sqrt(LOW_PASS)  # rows (a, b) of this size always lose against the low-pass filter
+EDGE_ON = 1e-3  # cosine between plane normal and ray below which only the low-pass filter draws a surfel
+MIN_PX = 1e-4  # a smaller standard deviation, in px, draws the same picture
+MAX_DEPTHS = 1e6  # so does a larger one, in distances to the camera
+OUTSIDE = 1.01 * math.sqrt(LOW_PASS)  # rows (a, b) of this size always lose against the low-pass filter
 
 COEFFICIENTS = 16
 
@@ -68,18 +68,18 @@ def project_surfels(
     rotation = cam_from_world.rotation @ rotation_matrices(surfels.quats)
     tu, tv, n = rotation.unbind(-1)
     k = (n * p).sum(-1)
-    seen_flat = k.detach().abs() > _EDGE_ON * distance
+    seen_flat = k.detach().abs() > EDGE_ON * distance
     k_safe = torch.where(seen_flat, k, distance)
-    smallest = _MIN_PX * z.detach() / focal.detach().abs().amax()
+    smallest = MIN_PX * z.detach() / focal.detach().abs().amax()
     scales = torch.minimum(
-        torch.maximum(surfels.scales, smallest[:, None]), torch.maximum(_MAX_DEPTHS * distance, smallest)[:, None]
+        torch.maximum(surfels.scales, smallest[:, None]), torch.maximum(MAX_DEPTHS * distance, smallest)[:, None]
     )
     factor = z / k_safe
     a = torch.linalg.cross(tv, p)[:, :2] * (factor / scales[:, 0])[:, None] / focal
     b = torch.linalg.cross(p, tu)[:, :2] * (factor / scales[:, 1])[:, None] / focal
     w = n[:, :2] * factor[:, None] / focal
-    a = torch.where(seen_flat[:, None], a, a.new_tensor([_OUTSIDE, 0.0]))
-    b = torch.where(seen_flat[:, None], b, b.new_tensor([0.0, _OUTSIDE]))
+    a = torch.where(seen_flat[:, None], a, a.new_tensor([OUTSIDE, 0.0]))
+    b = torch.where(seen_flat[:, None], b, b.new_tensor([0.0, OUTSIDE]))
     w = torch.where(seen_flat[:, None], w, torch.zeros_like(w))
     facing = torch.where(k.detach()[:, None] > 0, -n, n)
     colors = evaluate_sh(surfels.sh, surfels.means - cam_from_world.center()).clamp(min=0)

@@ -46,13 +46,13 @@ def render_surfels(
         from vision3d.recon.splat2d.gsplat_engine import render_gsplat
 
         return render_gsplat(surfels, cam_from_world, intrinsics, size, background, near)
-    projection = project_surfels(surfels, cam_from_world, intrinsics, near)
     if engine == "numba":
         from vision3d.recon.splat2d.numba_engine import composite
+        from vision3d.recon.splat2d.project_numba import project_surfels_numba
 
-        layers = composite(projection, size)
+        layers = composite(project_surfels_numba(surfels, cam_from_world, intrinsics, near), size, surfels.means.dtype)
     else:
-        layers = twin.composite(projection, size)
+        layers = twin.composite(project_surfels(surfels, cam_from_world, intrinsics, near), size)
     color = layers.color
     if background is not None:
         color = color + (1 - layers.alpha) * background[:, None, None]

@@ -104,9 +104,7 @@ def test_opaque_surfels_end_the_ray(engine: Engine) -> None:
 def test_moving_scene_and_camera_together_changes_nothing(engine: Engine) -> None:
     surfels = random_surfels(30, torch.float64, k=1)
     pose, k = camera(torch.float64)
-    turn = torch.linalg.matrix_exp(
-        torch.tensor([[0, -1.1, 0.4], [1.1, 0, -0.7], [-0.4, 0.7, 0]], dtype=torch.float64)
-    )
+    turn = torch.linalg.matrix_exp(torch.tensor([[0, -1.1, 0.4], [1.1, 0, -0.7], [-0.4, 0.7, 0]], dtype=torch.float64))
     moved_from_world = RigidTransform(turn, torch.tensor([3.0, -8.0, 5.0], dtype=torch.float64))
     angle = torch.acos((turn.trace() - 1) / 2)
     skew = torch.stack([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])

@@ -174,11 +174,11 @@ def _evaluations(count: int, size: tuple[int, int]) -> int:
     import torch
 
     from vision3d.recon.splat2d.numba_engine import count_evaluations
-    from vision3d.recon.splat2d.project import project_surfels
+    from vision3d.recon.splat2d.project_numba import project_surfels_numba
 
     surfels, camera, k, _ = _scene(count, size, "cpu")
     with torch.no_grad():
-        return count_evaluations(project_surfels(surfels, camera, k), size)
+        return count_evaluations(project_surfels_numba(surfels, camera, k), size)
 
 
 def _table(rows: dict[Any, Row], evaluations: dict[Any, int]) -> list[str]:

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from sparse_grids import random_tensor
 
 from vision3d.core import SparseTensor
-from vision3d.sparse import SparseConv, SubmanifoldConv, Window, fused_forward, fused_weights, products, rulebooks
+from vision3d.sparse import (
+    SparseConv,
+    SparseSequential,
+    SubmanifoldConv,
+    Window,
+    fused_forward,
+    fused_weights,
+    products,
+    rulebooks,
+)
 
 # Those of a full block, of less than one vector, of several blocks, and odd ones.
 CHANNELS = [(4, 16), (16, 32), (64, 64), (3, 5), (32, 128), (7, 48), (1, 1)]
@@ -141,3 +150,31 @@ def test_sum_over_kernels_with_one_element(case: tuple, seed: int) -> None:
         layer.weight.data[element] = weight[element]
         total = total + layer(x).features
     torch.testing.assert_close(whole, total)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_folded_layers_equal_separate_ones(dtype: torch.dtype, relu: bool) -> None:
+    x = random_tensor((10, 10, 10), 300, 3, dtype=dtype)
+    layers: list[torch.nn.Module] = [SparseConv(3, 3, 20, 3, 2, 1), torch.nn.BatchNorm1d(20)]
+    layers += [torch.nn.ReLU()] if relu else []
+    layers += [
+        SubmanifoldConv(3, 20, 16, 3, bias=False),
+        torch.nn.BatchNorm1d(16, affine=False),
+        torch.nn.Linear(16, 4),
+    ]
+    model = SparseSequential(*layers).to(dtype)
+    for norm in (model[1], model[-2]):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    model.eval()
+    separate = model(x)
+    with torch.no_grad():
+        together = model(x)
+    assert together.sites is separate.sites and together.features.dtype == dtype
+    difference = float((together.features - separate.features.detach()).abs().max())
+    assert difference <= 3 * TOLERANCE[dtype] * float(separate.features.detach().abs().max())
+    model.train()
+    with torch.no_grad():
+        torch.testing.assert_close(model(x).features, model(x).features)  # statistics of the batch, so not folded
+    assert int(model[1].num_batches_tracked) == 2

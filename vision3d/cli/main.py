@@ -68,6 +68,12 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run",
         "speed of `evaluate kitti-object` beside the official evaluator",
     ),
+    ("bench", "sparseconv"): (
+        "vision3d.bench.sparseconv",
+        "BenchSparseConvConfig",
+        "run",
+        "speed of sparse convolution beside spconv and torch on the CPU",
+    ),
     ("demo",): ("vision3d.cli.demo", "DemoConfig", "run", "reconstruct two photos with known depth"),
     ("doctor",): ("vision3d.cli.doctor", "DoctorConfig", "run", "what works on this machine, and what to do"),
 }

@@ -16,11 +16,11 @@ from vision3d.sparse.layers import (
     SparseConv,
     SparseConvTranspose,
     SparseModule,
-    SparseSequential,
     SubmanifoldConv,
 )
 from vision3d.sparse.norm import SparseBatchNorm, SparseReLU
 from vision3d.sparse.pooling import SparseAvgPool, SparseMaxPool, global_pool
+from vision3d.sparse.sequential import SparseSequential
 from vision3d.sparse.sets import concatenate, from_dense, to_dense, union
 from vision3d.sparse.window import Window
 

@@ -42,7 +42,7 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx: FunctionCtx, features: Tensor, weight: Tensor, bias: Tensor | None, rulebook: KernelMap) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.rulebook = rulebook  # type: ignore[attr-defined]
-        convolve = fused_forward.convolve if _has_kernels(features) else products.convolve
+        convolve = fused_forward.convolve if has_kernels(features) else products.convolve
         return convolve(features, weight, rulebook, bias)
 
     @staticmethod
@@ -65,7 +65,7 @@ class _Correlate(torch.autograd.Function):
     def forward(ctx: FunctionCtx, features: Tensor, gradient: Tensor, rulebook: KernelMap) -> Tensor:
         ctx.save_for_backward(features, gradient)
         ctx.rulebook = rulebook  # type: ignore[attr-defined]
-        correlate = fused_weights.correlate if _has_kernels(features) else products.correlate
+        correlate = fused_weights.correlate if has_kernels(features) else products.correlate
         return correlate(features, gradient, rulebook)
 
     @staticmethod
@@ -85,7 +85,7 @@ class _SumRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gradient: Tensor) -> Tensor:
         ctx.rows = len(gradient)
-        sums = fused_weights.column_sums if _has_kernels(gradient) else products.column_sums
+        sums = fused_weights.column_sums if has_kernels(gradient) else products.column_sums
         return sums(gradient)
 
     @staticmethod
@@ -100,6 +100,6 @@ def _backwards(gradient: Tensor, weight: Tensor, rulebook: KernelMap) -> Tensor:
     return cast(Tensor, _Convolve.apply(gradient, weight.transpose(1, 2), None, rulebook.transposed()))
 
 
-def _has_kernels(features: Tensor) -> bool:
+def has_kernels(features: Tensor) -> bool:
     """Whether the Numba kernels work on this device and type."""
     return features.device.type == "cpu" and features.dtype in (torch.float32, torch.float64, torch.bfloat16)

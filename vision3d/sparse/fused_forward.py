@@ -37,6 +37,7 @@ def convolve(
     weight: Float[Tensor, "k i o"],
     rulebook: KernelMap,
     bias: Float[Tensor, " o"] | None = None,
+    relu: bool = False,
 ) -> Float[Tensor, "m o"]:
     """As `products.convolve`, for float32, float64 and bfloat16 on the CPU."""
     kind = features.dtype
@@ -80,6 +81,7 @@ def convolve(
         vectors,
         vectors * width,
         columns,
+        relu,
         scratch,
         np.zeros(1, np.int64),
         out.view(torch.int16).numpy().view(np.uint16) if kind == torch.bfloat16 else out.numpy(),
@@ -125,11 +127,12 @@ def _tile_bounds(out_rows, starts, tile, bounds):  # pragma: no cover (compiled)
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def _convolve(
-    x, w, start, in_rows, out_rows, bounds, tile, vectors, span, columns, scratch, tickets, out
+    x, w, start, in_rows, out_rows, bounds, tile, vectors, span, columns, relu, scratch, tickets, out
 ):  # pragma: no cover (compiled)
     depth = x.shape[1]
     channels = out.shape[1]
     block = depth * columns
+    zero = scratch.dtype.type(0)
     tiles = bounds.shape[0] - 1
     for worker in numba.prange(scratch.shape[0]):
         sums = scratch[worker]
@@ -162,6 +165,9 @@ def _convolve(
                                 x, w, block_at, sums, column, in_rows, out_rows, at, count, base, tile, depth, columns
                             )
                         at += _ROWS
+            if relu:
+                for i in range(rows * columns):
+                    sums[i] = zero if sums[i] < zero else sums[i]
             for i in range(rows):
                 for j in range(channels):
                     out[base + i, j] = stored_as(sums[i * columns + j], out)

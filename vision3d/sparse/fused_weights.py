@@ -21,8 +21,8 @@ from vision3d.sparse.microkernels import (
     add_outer_1,
     add_outer_2,
     add_outer_4,
+    copy_row,
     lanes,
-    loaded_as,
     take_ticket,
 )
 from vision3d.sparse.threads import use_torch_threads
@@ -78,10 +78,8 @@ def column_sums(gradient: Float[Tensor, "m o"]) -> Float[Tensor, " o"]:
 
 
 def _as_numpy(values: Tensor) -> np.ndarray:
-    values = values.detach().contiguous()
-    array: np.ndarray = (
-        values.view(torch.int16).numpy().view(np.uint16) if values.dtype == torch.bfloat16 else values.numpy()
-    )
+    """float32, or float64 as it is."""
+    array: np.ndarray = values.detach().to(torch.promote_types(values.dtype, torch.float32)).contiguous().numpy()
     return array
 
 
@@ -114,11 +112,8 @@ def _correlate(
             for first in range(segments[s, 1], end, _CHUNK):
                 count = min(_CHUNK, end - first)
                 for p in range(count):
-                    source, target = in_rows[first + p], out_rows[first + p]
-                    for c in range(inputs):
-                        a[p * rows + c] = loaded_as(x[source, c], a)
-                    for c in range(outputs):
-                        b[p * columns + c] = loaded_as(g[target, c], b)
+                    copy_row(x, in_rows[first + p], a, p * rows, inputs)
+                    copy_row(g, out_rows[first + p], b, p * columns, outputs)
                 for row in range(0, rows, _ROWS):
                     for column in range(0, columns, span):
                         to = (s * rows + row) * columns + column
@@ -147,4 +142,4 @@ def _column_sums(g, segment, partial):  # pragma: no cover (compiled)
     for s in numba.prange(partial.shape[0]):
         for i in range(s * segment, min((s + 1) * segment, g.shape[0])):
             for column in range(g.shape[1]):
-                partial[s, column] += loaded_as(g[i, column], partial)
+                partial[s, column] += g[i, column]

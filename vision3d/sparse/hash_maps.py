@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from vision3d.core.sparse_tensor import Sites
+from vision3d.sparse import run_maps
 from vision3d.sparse.hash_table import capacity, fill, home, same_site, shift_of, site_keys
 from vision3d.sparse.kernel_map import KernelMap
 from vision3d.sparse.keys import factors, fits
@@ -67,6 +68,8 @@ def map_between(inputs: Sites, outputs: Sites, window: Window) -> KernelMap:
     """The rulebook from given input sites to given output sites; those that see nothing have no pairs."""
     table = site_table(inputs)
     targets = table if outputs is inputs else site_table(outputs)
+    if table.rising and targets.rising:
+        return run_maps.map_between(inputs, outputs, window)
     symmetric = outputs is inputs and window.is_symmetric
     elements = window.elements()
     half = len(elements) // 2 if symmetric else len(elements)
@@ -125,6 +128,8 @@ def map_onto_touched(
     """
     table = site_table(inputs)
     extents = (inputs.batch_size, *shape)
+    if table.exact and fits(extents):
+        return _onto_touched_by_runs(inputs, table, window, shape, transposed)
     multipliers = factors(extents)
     elements = np.array(window.elements(), np.int64)
     geometry = np.array([window.stride, window.padding, window.dilation], np.int64)
@@ -171,6 +176,25 @@ def map_onto_touched(
         outputs=distinct,
     )
     return outputs, rulebook
+
+
+def _onto_touched_by_runs(
+    inputs: Sites, table: SiteTable, window: Window, shape: tuple[int, ...], transposed: bool
+) -> tuple[Sites, KernelMap]:
+    """`map_onto_touched` by way of sorted sites."""
+    order = None if table.rising else np.argsort(table.keys)
+    if order is not None:
+        inputs = Sites(torch.from_numpy(table.indices[order]), inputs.spatial_shape, inputs.batch_size)
+    outputs = run_maps.touched_sites(inputs, window, shape, transposed)
+    if transposed:
+        backwards = run_maps.map_between(outputs, inputs, window)
+        in_rows, out_rows, starts = backwards.out_rows, backwards.in_rows, backwards.starts
+    else:
+        forwards = run_maps.map_between(inputs, outputs, window)
+        in_rows, out_rows, starts = forwards.in_rows, forwards.out_rows, forwards.starts
+    if order is not None:
+        in_rows = torch.from_numpy(order.astype(np.int32)[in_rows.numpy()])
+    return outputs, KernelMap(in_rows, out_rows, starts, len(inputs), len(outputs))
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator, unused-ignore]

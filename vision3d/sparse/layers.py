@@ -6,12 +6,13 @@ Semantic Segmentation with Submanifold Sparse Convolutional Networks", CVPR 2018
 
 from __future__ import annotations
 
+import abc
 import math
 
 import torch
 from torch import Tensor, nn
 
-from vision3d.core.sparse_tensor import SparseTensor
+from vision3d.core.sparse_tensor import Sites, SparseTensor
 from vision3d.sparse import rulebooks
 from vision3d.sparse.convolution import sparse_convolution
 from vision3d.sparse.kernel_map import KernelMap
@@ -22,7 +23,7 @@ class SparseModule(nn.Module):
     """A layer that takes a SparseTensor; `SparseSequential` gives all others its features."""
 
 
-class _Convolution(SparseModule):
+class _Weighted(SparseModule):
     """Weight and bias, drawn uniformly as torch's dense convolutions do."""
 
     def __init__(self, window: Window, in_channels: int, out_channels: int, bias: bool) -> None:
@@ -48,7 +49,8 @@ class _Convolution(SparseModule):
         window = ", ".join(f"{name}={getattr(self.window, name)}" for name in self.window.__slots__)
         return f"{self.in_channels}, {self.out_channels}, {window}, bias={self.bias is not None}"
 
-    def _check(self, x: SparseTensor) -> None:
+    def check(self, x: SparseTensor) -> None:
+        """ValueError for other dimensions or channels than the layer's."""
         if x.dimensions != self.dimensions or x.channels != self.in_channels:
             raise ValueError(
                 f"the layer takes {self.dimensions} dimensions and {self.in_channels} channels, "
@@ -59,7 +61,21 @@ class _Convolution(SparseModule):
         return sparse_convolution(features, self.weight.flatten(0, -3), rulebook, self.bias)
 
 
-class SubmanifoldConv(_Convolution):
+class ConvolutionLayer(_Weighted, abc.ABC):
+    """A convolution whose output sites follow from the input's."""
+
+    @abc.abstractmethod
+    def find(self, sites: Sites) -> tuple[Sites, KernelMap]:
+        """The output sites and the rulebook to them, kept with the input sites."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """out_channels on the output sites. ValueError for other dimensions or channels, or a small grid."""
+        self.check(x)
+        sites, rulebook = self.find(x.sites)
+        return SparseTensor.at(sites, self._apply_along(x.features, rulebook))
+
+
+class SubmanifoldConv(ConvolutionLayer):
     """Stride 1; outputs are exactly the input sites, so activity does not spread."""
 
     def __init__(
@@ -73,13 +89,12 @@ class SubmanifoldConv(_Convolution):
     ) -> None:
         super().__init__(Window.submanifold(dimensions, kernel_size, dilation), in_channels, out_channels, bias)
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """out_channels on the same sites in the same order. ValueError for other dimensions or channels."""
-        self._check(x)
-        return x.with_features(self._apply_along(x.features, rulebooks.submanifold(x.sites, self.window)))
+    def find(self, sites: Sites) -> tuple[Sites, KernelMap]:
+        """The same sites."""
+        return sites, rulebooks.submanifold(sites, self.window)
 
 
-class SparseConv(_Convolution):
+class SparseConv(ConvolutionLayer):
     """Regular sparse convolution: outputs are all sites that see an active input, in lexicographic order."""
 
     def __init__(
@@ -96,14 +111,12 @@ class SparseConv(_Convolution):
         window = Window.of(dimensions, kernel_size, stride, padding, dilation)
         super().__init__(window, in_channels, out_channels, bias)
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """out_channels on the output sites. ValueError also if the window does not fit into the grid."""
-        self._check(x)
-        sites, rulebook = rulebooks.strided(x.sites, self.window)
-        return SparseTensor.at(sites, self._apply_along(x.features, rulebook))
+    def find(self, sites: Sites) -> tuple[Sites, KernelMap]:
+        """All sites that see one of `sites`."""
+        return rulebooks.strided(sites, self.window)
 
 
-class SparseConvTranspose(_Convolution):
+class SparseConvTranspose(ConvolutionLayer):
     """Transposed convolution as torch's ConvTranspose; outputs are all sites touched, in lexicographic order."""
 
     def __init__(
@@ -122,14 +135,12 @@ class SparseConvTranspose(_Convolution):
         super().__init__(window, in_channels, out_channels, bias)
         self.output_padding = per_dimension("output_padding", output_padding, dimensions, 0)
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """out_channels on the output sites."""
-        self._check(x)
-        sites, rulebook = rulebooks.transposed(x.sites, self.window, self.output_padding)
-        return SparseTensor.at(sites, self._apply_along(x.features, rulebook))
+    def find(self, sites: Sites) -> tuple[Sites, KernelMap]:
+        """All sites that one of `sites` touches."""
+        return rulebooks.transposed(sites, self.window, self.output_padding)
 
 
-class InverseConv(_Convolution):
+class InverseConv(_Weighted):
     """Transposed convolution back onto known sites: undoes the change of sites of a SparseConv with the same window."""
 
     def __init__(
@@ -151,19 +162,6 @@ class InverseConv(_Convolution):
 
         ValueError if a convolution with this window does not lead from the grid of `onto` to that of x.
         """
-        self._check(x)
+        self.check(x)
         rulebook = rulebooks.inverse(x.sites, onto.sites, self.window)
         return onto.with_features(self._apply_along(x.features, rulebook))
-
-
-class SparseSequential(nn.Sequential):
-    """Layers one after another; those that are not SparseModules (batch norm, ReLU, Linear) see the features alone."""
-
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """Features and sites after the last layer."""
-        for module in self:
-            if isinstance(module, SparseModule | SparseSequential):
-                x = module(x)
-            else:
-                x = x.with_features(module(x.features))
-        return x

@@ -261,13 +261,24 @@ def stored_as(typing_context: Any, value: Any, array: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
-def loaded_as(typing_context: Any, value: Any, array: Any) -> Any:
-    """value as an element of the array: bfloat16 if it is uint16, else as it is."""
+def copy_row(typing_context: Any, source: Any, row: Any, target: Any, at: Any, count: Any) -> Any:
+    """target[at : at + count] = source[row, :count], both of one type."""
+    integer = types.int64
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _widened(builder, args[0], value, context.get_value_type(array.dtype))
+        size = context.make_array(source)(context, builder, args[0]).shape
+        step = builder.extract_value(size, 1)
+        begin = builder.gep(_data(context, builder, source, args[0]), [builder.mul(args[1], step)])
+        to = builder.gep(_data(context, builder, target, args[2]), [args[3]])
+        byte = ir.IntType(8).as_pointer()
+        move = builder.module.declare_intrinsic("llvm.memcpy", [byte, byte, _I64])
+        length = builder.mul(args[4], ir.Constant(_I64, source.dtype.bitwidth // 8))
+        builder.call(
+            move, [builder.bitcast(to, byte), builder.bitcast(begin, byte), length, ir.Constant(ir.IntType(1), 0)]
+        )
+        return context.get_dummy_value()
 
-    return array.dtype(value, array), build
+    return types.void(source, integer, target, integer, integer), build
 
 
 add_rows_1, add_rows_2, add_rows_4 = _add_rows(1), _add_rows(2), _add_rows(VECTORS)

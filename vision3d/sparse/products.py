@@ -18,8 +18,9 @@ def convolve(
     weight: Float[Tensor, "k i o"],
     rulebook: KernelMap,
     bias: Float[Tensor, " o"] | None = None,
+    relu: bool = False,
 ) -> Float[Tensor, "m o"]:
-    """out[v] = bias + sum over kernel elements k and pairs (u, v) of features[u] @ weight[k]."""
+    """out[v] = bias + sum over kernel elements k and pairs (u, v) of features[u] @ weight[k], above 0 if relu."""
     out = features.new_zeros(rulebook.outputs, weight.shape[2], dtype=_sum_type(features))
     if bias is not None:
         out += bias
@@ -27,6 +28,8 @@ def convolve(
         if last > first:
             rows = features.index_select(0, rulebook.in_rows[first:last])
             out.index_add_(0, rulebook.out_rows[first:last], (rows @ weight[k]).to(out.dtype))
+    if relu:
+        out.relu_()
     return out.to(features.dtype)
 
 

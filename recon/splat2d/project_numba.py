@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vision3d.core.surfels import Surfels
@@ -29,7 +29,14 @@ def project_surfels_numba(
         near = default_near(depths)
     fields = (surfels.means, surfels.quats, surfels.scales, surfels.opacities, surfels.sh)
     coefficients, bounds = _Project.apply(*(f.float() for f in (*fields, rotation, translation, intrinsics)), near)
-    return Projection(coefficients, bounds, torch.argsort(depths, stable=True), near)
+    return Projection(coefficients, bounds, _depth_order(depths), near)
+
+
+def _depth_order(depths: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Front to back, ties in the order given: one sort of the float's bits (in order where positive) over the index."""
+    bits = depths.clamp(min=0).numpy().view(np.uint32).astype(np.uint64)
+    keys = np.sort((bits << np.uint64(32)) | np.arange(len(bits), dtype=np.uint64))
+    return torch.from_numpy((keys & np.uint64(0xFFFFFFFF)).astype(np.int64))
 
 
 class _Project(torch.autograd.Function):

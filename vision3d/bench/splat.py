@@ -7,6 +7,7 @@ touches, until all pixels of the tile are full. Times are of whole `render_surfe
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ def run(config: BenchSplatConfig) -> int:
     for name in ("threads", "repeats"):
         if getattr(config, name) < 1:
             raise UsageError(f"--{name} must be at least 1, got {getattr(config, name)}")
+    # Threads of torch that wait in a loop for more work take the cores from Numba's; read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     torch.set_num_threads(config.threads)

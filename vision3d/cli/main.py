@@ -113,6 +113,8 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, 1 (the work failed), 2 (wrong use), 130 (interrupted)."""
+    # torch's and Numba's thread pools would otherwise spin against each other: renderings take several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv)
     except Vision3DError as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from vision3d.core import RigidTransform, Surfels, UsageError
 
-TERMS = ("photometric", "normal", "distortion", "variance", "correspondence")
+TERMS = ("photometric", "normal", "distortion", "variance", "correspondence", "silhouette")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class FitConfig:
     """Settings of the optimisation. Learning rates fall exponentially to `final_rate` of themselves."""
 
     iterations: int | None = None
-    """steps of one photo each; by default 60 per photo, at least 500 and at most 3000"""
+    """steps of one photo each; by default 60 per photo, at least 400 and at most 3000"""
     coarse: tuple[float, ...] = (0.5, 1.0)
     """shares of the photos' size to work at, one after the other"""
     coarse_share: float = 0.4
@@ -31,6 +31,8 @@ class FitConfig:
     """weight of the colour variance along the ray at the start; falls to 0 by a cosine"""
     correspondence: float = 0.002
     """weight of the distance between matches and where rendered depth puts them, per px"""
+    silhouette: float = 0.0
+    """weight of the distance between opacity and mask, for masks that cut out an object; 0: what they hide is free"""
     rate_means: float = 0.05
     """step of positions, in median sizes of a surfel"""
     rate_quats: float = 0.002

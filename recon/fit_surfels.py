@@ -106,7 +106,7 @@ class _Fit:
         self.views, self.held_out, self.config, self.progress = views, held_out, config, progress
         self.checkpoint, self.max_time = checkpoint, max_time
         self.key = f"{key} {asdict(config)}"
-        self.total = config.iterations or min(3000, max(500, 60 * len(views)))
+        self.total = config.iterations or min(3000, max(400, 60 * len(views)))
         self.frame = Frame.around(views, surfels)
         self.starts = [self.frame.pose(view.cam_from_world) for view in views]
         self.state = FitState.start(self.frame.surfels(surfels), len(views), config.sh_degree)

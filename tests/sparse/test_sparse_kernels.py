@@ -178,3 +178,13 @@ def test_folded_layers_equal_separate_ones(dtype: torch.dtype, relu: bool) -> No
     with torch.no_grad():
         torch.testing.assert_close(model(x).features, model(x).features)  # statistics of the batch, so not folded
     assert int(model[1].num_batches_tracked) == 2
+
+
+def test_bfloat16_without_dot_products_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = random_tensor((20, 20), 200, 5, dtype=torch.bfloat16)
+    rulebook = rulebooks.submanifold(x.sites, Window.submanifold(2, 3))
+    weight = torch.randn(9, 5, 20).bfloat16()
+    monkeypatch.setattr(fused_forward, "HAS_BFLOAT16", False)
+    ours = fused_forward.convolve(x.features, weight, rulebook)
+    twin = products.convolve(x.features.float(), weight.float(), rulebook)
+    assert float((ours.float() - twin).abs().max()) <= 1e-2 * float(twin.abs().max())

@@ -6,7 +6,7 @@ Kotovenko et al., "EDGS: Eliminating Densification for Efficient Convergence of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,11 +18,21 @@ from vision3d.geometry.rotation import quaternion_from_matrix
 from vision3d.matching.catalogue import make_matcher
 from vision3d.recon.stereo.completion import complete
 from vision3d.recon.stereo.consistency import FilterConfig, keep_consistent, smooth_normals
+from vision3d.recon.stereo.hull import Masks, hull_depth, inside, inside_map
 from vision3d.recon.stereo.matched import match_views
 from vision3d.recon.stereo.neighbours import choose_neighbours
 from vision3d.recon.stereo.patchmatch import PlaneMap, StereoConfig, estimate_planes
 from vision3d.recon.stereo.point_patches import sparse_patches
-from vision3d.recon.stereo.sampling import Layer, Patches, behind_surfaces, sample, sample_to_count, without_obstacles
+from vision3d.recon.stereo.sampling import (
+    PUSHED_BACK,
+    PUSHED_IN_HULL,
+    Layer,
+    Patches,
+    behind_surfaces,
+    sample,
+    sample_to_count,
+    without_obstacles,
+)
 from vision3d.recon.stereo.sweep import MAX_SOURCES
 
 SH_CONSTANT = 0.28209479177387814  # of degree 0: color = 0.5 + SH_CONSTANT * sh
@@ -45,6 +55,8 @@ class DenseInitConfig:
     """about how many surfels; the spacing of the samples follows from it"""
     fill: bool = True
     """also cover what stereo could not measure, with surfels of low confidence"""
+    object_masks: bool = False
+    """masks cut out an object: nothing starts where any view's mask is black, and guesses start on the visual hull"""
     seed: int = 0
     """seed of everything random"""
     stereo: StereoConfig = field(default_factory=StereoConfig)
@@ -86,9 +98,12 @@ def initialise_surfels(
         raise Vision3DError(f"depth needs at least two posed photos, got {len(views)}: add photos of the same scene")
     hood = choose_neighbours(views, scene, config.neighbours)
     maps: list[PlaneMap | None] = [None] * len(views)
+    hull = Masks.of(views) if config.object_masks else None
     if config.source == "patchmatch":
         planes = estimate_planes(views, hood.sources, hood.inverse_depths, hood.unit, config.stereo, progress)
         kept = keep_consistent(views, planes, hood.sources, config.filter)
+        if hull is not None:
+            kept = [replace(k, depth=inside_map(v, k.depth, hull)) for v, k in zip(views, kept, strict=True)]
         layers = [
             Layer(k.depth, smooth_normals(m.normal, k.depth), k.confidence) for k, m in zip(kept, planes, strict=True)
         ]
@@ -103,7 +118,16 @@ def initialise_surfels(
         step = float(np.sqrt(sum(surface.size for surface in surfaces) / config.target))
     if config.fill and len(patches):
         patches = Patches.join([patches, without_obstacles(sparse_patches(scene, views, patches), views, surfaces)])
-        patches = Patches.join([patches, _filled(views, maps, surfaces, patches, FILL_SPACING * step, config.target)])
+        hulls = (
+            None
+            if hull is None
+            else [hull_depth(view, hull, d) for view, d in zip(views, hood.inverse_depths, strict=True)]
+        )
+        patches = Patches.join(
+            [patches, _filled(views, maps, surfaces, hulls, patches, FILL_SPACING * step, config.target)]
+        )
+    if hull is not None:
+        patches = patches.select(inside(patches.points, hull))
     depth_maps = [
         DepthView(v.name, v.camera, v.cam_from_world, torch.from_numpy(depth), v.rgb, torch.from_numpy(weight))
         for v, depth, weight in zip(views, surfaces, trust, strict=True)
@@ -122,20 +146,24 @@ def _filled(
     views: Sequence[View],
     maps: Sequence[PlaneMap | None],
     surfaces: Sequence[Float[np.ndarray, "h w"]],
+    hulls: Sequence[Float[np.ndarray, "h w"]] | None,
     accepted: Patches,
     step: float,
     target: int,
 ) -> Patches:
     """Patches of low confidence for what no accepted one covers, behind or beside all measured surfaces; at most about
-    MAX_FILLED times `target`, by a wider spacing."""
+    MAX_FILLED times `target`, by a wider spacing. hulls: depth that nothing is nearer than, where masks tell it."""
     layers = []
-    for view, plane_map, surface in zip(views, maps, surfaces, strict=True):
+    factors = PUSHED_BACK if hulls is None else PUSHED_IN_HULL
+    for k, (view, plane_map, surface) in enumerate(zip(views, maps, surfaces, strict=True)):
         depth, normal = complete(view, plane_map, surface)
+        if hulls is not None:
+            depth = np.where((depth > 0) & (hulls[k] > 0), np.maximum(depth, hulls[k]), 0)
         layers.append(Layer(depth, normal, np.full(depth.shape, FILL_CONFIDENCE, np.float32)))
-    filled = behind_surfaces(sample(views, layers, step, accepted), views, surfaces)
+    filled = behind_surfaces(sample(views, layers, step, accepted), views, surfaces, factors)
     if len(filled) > MAX_FILLED * target:
         step *= float(np.sqrt(len(filled) / (MAX_FILLED * target)))
-        filled = behind_surfaces(sample(views, layers, step, accepted), views, surfaces)
+        filled = behind_surfaces(sample(views, layers, step, accepted), views, surfaces, factors)
     return filled
 
 

@@ -57,6 +57,11 @@ def color_variance(rendering: Rendering, mask: Bool[Tensor, "h w"]) -> Float[Ten
     return (rendering.color_variance.clamp(max=1) * mask).sum() / mask.sum().clamp(min=1)
 
 
+def silhouette(alpha: Float[Tensor, "h w"], mask: Bool[Tensor, "h w"]) -> Float[Tensor, ""]:
+    """Mean distance between what covers a pixel and whether it shows the object that the mask cuts out."""
+    return (alpha - mask.to(alpha.dtype)).abs().mean()
+
+
 def correspondence(
     rendering: Rendering,
     pose0: RigidTransform,

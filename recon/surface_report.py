@@ -27,6 +27,7 @@ TITLES = {
     "distortion": "distortion",
     "variance": "colour variance",
     "correspondence": "correspondence",
+    "silhouette": "silhouette",
 }
 
 

@@ -19,6 +19,7 @@ FREE_SPACE = 0.02  # relative distance before another view's surface at which a 
 GUESS_FREE_SPACE = 0.005  # and a guessed one, tried over its whole disk
 OTHER_COLOR = 0.2  # difference in a channel at which another view shows something else
 PUSHED_BACK = (1.0, 1.4, 2.0, 3.0, 4.5, 7.0, 12.0, 20.0)  # depths tried for it, as multiples
+PUSHED_IN_HULL = (1.0, 1.01, 1.02, 1.04, 1.08, 1.16)  # where masks bound the object
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,12 @@ def _grid(view: View, layer: Layer, index: int, step: float, covered: Bool[np.nd
     )
 
 
-def behind_surfaces(patches: Patches, views: Sequence[View], surfaces: Sequence[Float[np.ndarray, "h w"]]) -> Patches:
+def behind_surfaces(
+    patches: Patches,
+    views: Sequence[View],
+    surfaces: Sequence[Float[np.ndarray, "h w"]],
+    factors: Sequence[float] = PUSHED_BACK,
+) -> Patches:
     """Moves guessed patches back along their rays until they stand before no view's surface and most views that see
     them there show their color; those that never do go. A guess continues a near surface, and what it guesses at is
     often far behind it."""
@@ -173,7 +179,7 @@ def behind_surfaces(patches: Patches, views: Sequence[View], surfaces: Sequence[
     center = np.stack([view.cam_from_world.center().double().numpy() for view in views])[patches.view]
     points, spacings = patches.points.copy(), patches.spacings.copy()
     placed = np.zeros(len(patches), np.bool_)
-    for factor in PUSHED_BACK:
+    for factor in factors:
         tried = center + (patches.points - center) * factor
         before, seen, strange = (np.zeros(len(patches), np.int64) for _ in range(3))
         for index, (view, surface) in enumerate(zip(views, surfaces, strict=True)):

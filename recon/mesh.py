@@ -16,6 +16,7 @@ from vision3d.recon.marching import extract_surface
 from vision3d.recon.mesh_clean import color_vertices, faces_of_large_components, to_tensors, without_unused
 from vision3d.recon.tsdf import BLOCK_BYTES, Grid, TooManyBlocksError, find_blocks, fuse, prepare
 
+PIXELS_PER_VOXEL = 2.5  # of an automatic voxel: rendered depth has no finer detail, and files stay handy
 _COARSER = 2 ** (1 / 3)  # step by which an automatic voxel grows until the blocks fit
 
 
@@ -84,12 +85,12 @@ def fuse_depths(views: Sequence[DepthView], config: MeshConfig | None = None, pr
 def _grid_maps_and_blocks(
     views: Sequence[DepthView], config: MeshConfig, typical: Typical
 ) -> tuple[Grid, list[FusionMap], Int64[np.ndarray, "n 3"]]:
-    """The voxel asked for, or 1.5 pixels at the median depth, enlarged until the blocks fit into the memory limit."""
+    """The voxel asked for, or PIXELS_PER_VOXEL at the median depth, enlarged until the blocks fit into the memory limit."""
     centers = np.stack([view.cam_from_world.center().detach().cpu().double().numpy() for view in views])
     if not np.isfinite(centers).all():
         raise ValueError("a camera pose has NaN or infinite values")
     origin = centers.mean(0)
-    voxel = 1.5 * typical.width if config.voxel is None else config.voxel
+    voxel = PIXELS_PER_VOXEL * typical.width if config.voxel is None else config.voxel
     most = max(1, config.max_memory_mb * 2**20 // BLOCK_BYTES)
     while True:
         grid = Grid(origin, voxel, config.truncation)

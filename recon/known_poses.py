@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pycolmap
 import torch
 
 from vision3d.core import CameraPrior, Progress, RigidTransform, Scene, Vision3DError, silent
+from vision3d.geometry.rotation import angle_between
 from vision3d.geometry.similarity import align_poses
 from vision3d.io.colmap import camera_from_colmap, camera_to_colmap, rigid_to_colmap
 from vision3d.recon.camera_starts import working_camera
@@ -24,6 +26,7 @@ from vision3d.recon.triangulation import Observations, Pose, triangulate_tracks
 from vision3d.recon.view_graph import VerifiedPair
 
 WIDE_PX = (40.0, 10.0, 2.0)  # thresholds of refine_known_poses, px at verification.REFERENCE_SIZE
+OTHER_TURN_DEG = 20.0  # a rotation this far from the given one is another one
 
 
 def triangulate_known_poses(
@@ -69,13 +72,18 @@ def refine_known_poses(
     """A scene from poses that are roughly known: bundle adjustment whose threshold falls from WIDE_PX to the usual.
 
     Matches are right or wrong whatever the poses are (they were verified in pairs), so points far from their
-    observations are kept at first and pull the poses. The result is in the frame and scale of the given poses.
-    Photos without a pose or without points are left out. Vision3DError where the poses explain nothing at all.
+    observations are kept at first and pull the poses. Pairs that agree on quite another rotation than the given one
+    are of look-alikes (the two sides of an animal, say) and left out. The result is in the frame and scale of the given
+    poses. Photos without a pose or without points are left out. Vision3DError where the poses explain nothing at all.
     """
     config = config or SfmConfig()
     progress("poses", 0, len(WIDE_PX))
     posed = {name: prior for name, prior in priors.items() if name in cam_from_world}
-    usable = {pair: p for pair, p in pairs.items() if pair[0] in posed and pair[1] in posed}
+    usable = {
+        pair: p
+        for pair, p in pairs.items()
+        if pair[0] in posed and pair[1] in posed and not _contradicts(p, *(cam_from_world[name] for name in pair))
+    }
     problem, matches, weights = mapping_problem(posed, usable, config)
     observations = Observations.of(problem)
     cameras = dict(problem.cameras)
@@ -105,6 +113,16 @@ def refine_known_poses(
     left_out |= {name: "no verified matches with other photos" for name in posed if name not in problem.names}
     scene = _in_frame_of(original_scene(model, priors), cam_from_world)
     return SfmResult(scene, left_out, (), score, "known poses, refined", "as given" if fixed else "refined")
+
+
+def _contradicts(pair: VerifiedPair, pose0: RigidTransform, pose1: RigidTransform) -> bool:
+    """Whether a pair's own rotation is sure, and far from that between two poses (which planes and points at infinity
+    leave unsure)."""
+    own = pair.geometry.cam1_from_cam0
+    if own is None or pair.geometry.kind != "calibrated":
+        return False
+    given = (pose1 @ pose0.inverse()).rotation.double()
+    return math.degrees(float(angle_between(own.rotation.double(), given))) > OTHER_TURN_DEG
 
 
 def _in_frame_of(scene: Scene, cam_from_world: Mapping[str, RigidTransform]) -> Scene:

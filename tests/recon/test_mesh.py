@@ -10,7 +10,7 @@ import trimesh
 from depth_scenes import AROUND, plane, scaled, sphere, view_of
 
 from vision3d.core import DepthView, Mesh, Vision3DError
-from vision3d.recon.mesh import MeshConfig, fuse_depths
+from vision3d.recon.mesh import PIXELS_PER_VOXEL, MeshConfig, fuse_depths
 from vision3d.recon.mesh_clean import faces_of_large_components, without_unused
 
 
@@ -44,7 +44,7 @@ def test_the_voxel_follows_from_the_pixels() -> None:
     mesh = fuse_depths(views)
     edges = _trimesh(mesh).edges_unique_length
     pixel = 2.0 / 98  # at the median depth
-    assert 0.3 * 1.5 * pixel < np.median(edges) < 1.5 * 1.5 * pixel
+    assert 0.3 * PIXELS_PER_VOXEL * pixel < np.median(edges) < 1.5 * PIXELS_PER_VOXEL * pixel
     assert _trimesh(mesh).is_watertight
 
 
@@ -153,6 +153,6 @@ def test_wrong_use_is_explained() -> None:
 
 
 def test_an_automatic_voxel_keeps_the_memory_limit() -> None:
-    views = [view_of(sphere(), center, 100) for center in AROUND]
+    views = [view_of(sphere(), center, 170) for center in AROUND]
     small = fuse_depths(views, MeshConfig(max_memory_mb=1))
     assert 100 < len(small.faces) < len(fuse_depths(views).faces) / 2

@@ -82,6 +82,4 @@ def _source_pixels(camera: Camera, pinhole: Camera) -> np.ndarray:
 
 def _sampled(picture: np.ndarray, source: np.ndarray, outside: float | None = None) -> np.ndarray:
     border = cv2.BORDER_REPLICATE if outside is None else cv2.BORDER_CONSTANT
-    return np.asarray(
-        cv2.remap(picture, source, None, cv2.INTER_LINEAR, borderMode=border, borderValue=outside or 0.0)
-    )
+    return np.asarray(cv2.remap(picture, source, None, cv2.INTER_LINEAR, borderMode=border, borderValue=outside or 0.0))

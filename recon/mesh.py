@@ -85,7 +85,7 @@ def fuse_depths(views: Sequence[DepthView], config: MeshConfig | None = None, pr
 def _grid_maps_and_blocks(
     views: Sequence[DepthView], config: MeshConfig, typical: Typical
 ) -> tuple[Grid, list[FusionMap], Int64[np.ndarray, "n 3"]]:
-    """The voxel asked for, or PIXELS_PER_VOXEL at the median depth, enlarged until the blocks fit into the memory limit."""
+    """The voxel asked for, or PIXELS_PER_VOXEL at the median depth, enlarged until the blocks fit into memory."""
     centers = np.stack([view.cam_from_world.center().detach().cpu().double().numpy() for view in views])
     if not np.isfinite(centers).all():
         raise ValueError("a camera pose has NaN or infinite values")

@@ -6,9 +6,9 @@ from pathlib import Path
 # Before torch is imported, as `vision3d` does: the pools of torch and Numba would spin against each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import pytest
+import torch
+from hypothesis import settings
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")

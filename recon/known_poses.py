@@ -111,7 +111,7 @@ def refine_known_poses(
     score = score_model(model, problem, matches, weights, config)
     left_out = {name: "the file with known poses has none for it" for name in sorted(priors) if name not in posed}
     left_out |= {name: "no verified matches with other photos" for name in posed if name not in problem.names}
-    scene = _in_frame_of(original_scene(model, priors), cam_from_world)
+    scene = in_frame_of(original_scene(model, priors), cam_from_world)
     return SfmResult(scene, left_out, (), score, "known poses, refined", "as given" if fixed else "refined")
 
 
@@ -125,7 +125,8 @@ def _contradicts(pair: VerifiedPair, pose0: RigidTransform, pose1: RigidTransfor
     return math.degrees(float(angle_between(own.rotation.double(), given))) > OTHER_TURN_DEG
 
 
-def _in_frame_of(scene: Scene, cam_from_world: Mapping[str, RigidTransform]) -> Scene:
+def in_frame_of(scene: Scene, cam_from_world: Mapping[str, RigidTransform]) -> Scene:
+    """The scene moved by the similarity that takes its poses closest to the given ones."""
     names = list(scene.images)
 
     def stacked(poses: list[RigidTransform]) -> RigidTransform:

@@ -19,7 +19,7 @@ from vision3d.recon.colors import colored
 from vision3d.recon.dense_init import DenseInitConfig
 from vision3d.recon.evidence import Evidence, Gatherer
 from vision3d.recon.fit_config import FitConfig
-from vision3d.recon.known_poses import refine_known_poses, triangulate_known_poses
+from vision3d.recon.known_poses import in_frame_of, refine_known_poses, triangulate_known_poses
 from vision3d.recon.mesh import MeshConfig
 from vision3d.recon.polish import PolishConfig, polish_poses
 from vision3d.recon.poses_file import read_result, write_result
@@ -230,7 +230,11 @@ class _Run:
             else:
                 result = estimate_poses(self.priors, pairs, config, self.progress, target)
             if result.scene is not None:
-                scene = result.scene if self.poses is not None else self._polished(result.scene)
+                scene = result.scene
+                if self.poses is None:
+                    scene = self._polished(scene)
+                elif self.config.refine_poses:
+                    scene = in_frame_of(self._polished(scene), self.poses)
                 result = replace(result, scene=colored(scene, self.infos, self.config.max_size, self.progress))
             write_result(target, result)
 

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from vision3d.core import CameraPrior, Progress, RigidTransform, Scene, UsageError, Vision3DError, silent
-from vision3d.data.photos import PhotoInfo, SkippedPhoto, camera_priors, known_poses, scan_folder
+from vision3d.data.photos import PhotoInfo, SkippedPhoto, camera_priors, known_poses, load_mask, scan_folder
 from vision3d.matching.base import Matcher
 from vision3d.matching.catalogue import MATCHERS, make_matcher, weights_on_disk
 from vision3d.recon.colors import colored
@@ -23,7 +23,7 @@ from vision3d.recon.known_poses import in_frame_of, refine_known_poses, triangul
 from vision3d.recon.mesh import MeshConfig
 from vision3d.recon.polish import PolishConfig, polish_poses
 from vision3d.recon.poses_file import read_result, write_result
-from vision3d.recon.results import RunSummary, write_results
+from vision3d.recon.results import RunSummary, write_results, write_scene
 from vision3d.recon.run_folder import RunFolder, open_run
 from vision3d.recon.sfm import SfmConfig, SfmResult, estimate_poses
 from vision3d.recon.surface import Surface, SurfaceSettings, build_surface
@@ -121,6 +121,10 @@ def reconstruct(config: ReconstructConfig, progress: Progress = silent) -> Recon
     if config.masks is not None and not any(info.mask for info in infos):
         raise UsageError(
             f"--masks {config.masks} has no mask for any photo; a mask of {infos[0].name} is called {infos[0].name}.png"
+        )
+    if infos and all(info.mask is not None and not bool(load_mask(info.mask, info.size).any()) for info in infos):
+        raise UsageError(
+            f"the masks in {config.masks} are all black: they hide every photo (white counts; invert them)"
         )
     with open_run(config.out) as folder:
         run = _Run(config, folder, progress, infos, skipped, priors, poses)
@@ -309,6 +313,7 @@ class _Run:
             mesh=config.mesh,
             until_mesh=config.until == "mesh",
         )
+        write_scene(result.scene, self.folder.path, config.photos)  # a run that is stopped below has its cameras
         surface = build_surface(self.folder, result.scene, self.infos, settings, self._timed, self.progress)
         self.warnings += surface.warnings
         return surface

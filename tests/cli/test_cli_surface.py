@@ -108,3 +108,22 @@ def test_a_wrong_voxel_is_named(run, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["reconstruct", str(run[0]), "--out", str(tmp_path / "out"), *QUICK, "--mesh.voxel", "0"])
     assert "voxel must be a positive length" in capsys.readouterr().err
+
+
+def test_masks_that_hide_everything_are_named(run, tmp_path, capsys):
+    for k in range(5):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        PILImage.new("L", (480, 360)).save(tmp_path / "masks" / f"view_{k}.png.png")
+    argv = ["reconstruct", str(run[0]), "--masks", str(tmp_path / "masks"), "--out", str(tmp_path / "out"), *QUICK]
+    assert main(argv) == 2
+    assert "all black" in capsys.readouterr().err
+
+
+def test_a_run_that_dies_while_fitting_has_its_cameras(run, tmp_path, monkeypatch):
+    def die(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vision3d.recon.pipeline.build_surface", die)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        raise SystemExit(main(["reconstruct", str(run[0]), "--out", str(tmp_path / "out"), *QUICK]))
+    assert (tmp_path / "out" / "cameras.json").is_file() and (tmp_path / "out" / "sparse").is_dir()

@@ -195,11 +195,8 @@ class _Fit:
         matches = self.matches[k]
         if not len(matches) or self.config.correspondence == 0:
             return rendering.depth.sum() * 0
-        poses = [self.state.pose(start, j) for j, start in enumerate(self.starts)]
-        stacked = RigidTransform(
-            torch.stack([p.rotation for p in poses])[matches.view1],
-            torch.stack([p.translation for p in poses])[matches.view1],
-        )
+        poses = RigidTransform.stack([self.state.pose(start, j) for j, start in enumerate(self.starts)])
+        stacked = RigidTransform(poses.rotation[matches.view1], poses.translation[matches.view1])
         intrinsics = self.all_intrinsics[matches.view1]
         return fit_losses.correspondence(rendering, pose, stacked, self.views[k].camera, intrinsics, matches)
 

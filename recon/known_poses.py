@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
-import torch
 
 from vision3d.core import CameraPrior, Progress, RigidTransform, Scene, Vision3DError, silent
 from vision3d.geometry.rotation import angle_between
@@ -129,11 +128,9 @@ def in_frame_of(scene: Scene, cam_from_world: Mapping[str, RigidTransform]) -> S
     """The scene moved by the similarity that takes its poses closest to the given ones."""
     names = list(scene.images)
 
-    def stacked(poses: list[RigidTransform]) -> RigidTransform:
-        return RigidTransform(torch.stack([p.rotation for p in poses]), torch.stack([p.translation for p in poses]))
-
     world_from_scene = align_poses(
-        stacked([scene.images[name].cam_from_world for name in names]), stacked([cam_from_world[n] for n in names])
+        RigidTransform.stack([scene.images[name].cam_from_world for name in names]),
+        RigidTransform.stack([cam_from_world[n] for n in names]),
     )
     images = {
         name: replace(image, cam_from_world=world_from_scene.move_pose(image.cam_from_world))

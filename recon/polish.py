@@ -217,7 +217,7 @@ def _with_tracks(
         rays[track[rows], slot[rows]] = scene.camera_of(name).unproject(xy[rows])
     mask[track, slot], which[track, slot] = True, image
     poses = [scene.images[name].cam_from_world for name in scene.tracks.images]
-    stacked = RigidTransform(torch.stack([p.rotation for p in poses]), torch.stack([p.translation for p in poses]))
+    stacked = RigidTransform.stack(poses)
     points = triangulate_dlt(RigidTransform(stacked.rotation[which], stacked.translation[which]), rays, mask)
     centers = stacked.center()[which]
     angle = triangulation_angle(points[:, None].expand(-1, width, 3), centers[:, :1].expand(-1, width, 3), centers)

@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from vision3d.core import Mesh, Progress, RigidTransform, Scene, Surfels, UsageError, View, Vision3DError
 from vision3d.data.photos import PhotoInfo
 from vision3d.geometry.similarity import align_poses
@@ -159,11 +157,8 @@ def _all_poses(scene: Scene, views: Sequence[View], fit: FitResult) -> dict[str,
     """Refined poses; held-out photos follow the others by the similarity that takes the old poses to the new ones."""
     names = list(fit.poses)
 
-    def stacked(poses: Sequence[RigidTransform]) -> RigidTransform:
-        return RigidTransform(torch.stack([p.rotation for p in poses]), torch.stack([p.translation for p in poses]))
-
     old = [scene.images[name].cam_from_world for name in names]
-    new_from_old = align_poses(stacked(old), stacked([fit.poses[name] for name in names]))
+    new_from_old = align_poses(RigidTransform.stack(old), RigidTransform.stack([fit.poses[name] for name in names]))
     return {
         view.name: fit.poses[view.name]
         if view.name in fit.poses

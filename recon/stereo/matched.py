@@ -57,7 +57,7 @@ def _triangulated(view0: View, view1: View, found: Correspondences) -> tuple[Cor
         return found, np.zeros((0, 3))
     rays = torch.stack([view0.camera.unproject(pixels[:, 0]), view1.camera.unproject(pixels[:, 1])], dim=1)
     poses = [view0.cam_from_world, view1.cam_from_world]
-    both = RigidTransform(torch.stack([p.rotation for p in poses]), torch.stack([p.translation for p in poses]))
+    both = RigidTransform.stack(poses)
     world = triangulate_dlt(both, rays)
     angle = triangulation_angle(world, poses[0].center(), poses[1].center())
     sound = torch.isfinite(world).all(dim=1) & (angle > np.radians(MIN_ANGLE_DEG))

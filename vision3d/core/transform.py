@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,11 @@ class RigidTransform:
         if not bool(torch.isfinite(matrix).all()) or float(off) > 1e-3 or bool((torch.linalg.det(rotation) < 0).any()):
             raise ValueError("the left 3x3 block is not a rotation (orthonormal, determinant +1)")
         return cls(rotation, matrix[..., :3, 3])
+
+    @classmethod
+    def stack(cls, transforms: Sequence[RigidTransform]) -> RigidTransform:
+        """Several transforms as one with a leading batch dimension. At least one is needed."""
+        return cls(torch.stack([t.rotation for t in transforms]), torch.stack([t.translation for t in transforms]))
 
     def matrix(self) -> Float[Tensor, "*b 4 4"]:
         """The homogeneous 4x4 matrix."""

@@ -173,7 +173,7 @@ def center_errors(estimate: Mapping[str, RigidTransform], truth: Mapping[str, Ri
     names = sorted(name for name in truth if name in estimate)
     if len(names) < 3:
         return {}
-    stacked = [_stack([poses[name] for name in names]) for poses in (estimate, truth)]
+    stacked = [RigidTransform.stack([poses[name] for name in names]) for poses in (estimate, truth)]
     source, target = (poses.center() for poses in stacked)
     try:
         similarity = fit_similarity(source, target)
@@ -195,7 +195,7 @@ def scene_size(poses: Mapping[str, RigidTransform]) -> float:
     """Largest distance between two camera centres; 0 for none or one."""
     if not poses:
         return 0.0
-    centers = _stack(list(poses.values())).center()
+    centers = RigidTransform.stack(list(poses.values())).center()
     return float(torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist").max())
 
 
@@ -224,11 +224,4 @@ def _photo(
         center_relative=center / size if center is not None and size > 0 else None,
         focal_relative=focal,
         principal_px=principal,
-    )
-
-
-def _stack(poses: Sequence[RigidTransform]) -> RigidTransform:
-    """One batch of poses."""
-    return RigidTransform(
-        torch.stack([pose.rotation for pose in poses]), torch.stack([pose.translation for pose in poses])
     )

@@ -32,10 +32,7 @@ def align_by_cameras(result: Mapping[str, KnownCamera], truth: Mapping[str, Know
     pairs = [(c.cam_from_world, posed[name]) for name, c in found.items() if c.cam_from_world is not None]
     if len(pairs) < 2:
         raise Vision3DError(f"aligning by cameras needs two photos with a pose in both, found {len(pairs)}")
-    stacked = [
-        RigidTransform(torch.stack([p.rotation for p in poses]), torch.stack([p.translation for p in poses]))
-        for poses in zip(*pairs, strict=True)
-    ]
+    stacked = [RigidTransform.stack(poses) for poses in zip(*pairs, strict=True)]
     try:
         return align_poses(stacked[0], stacked[1]), len(pairs)
     except ValueError as error:

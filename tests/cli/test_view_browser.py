@@ -74,8 +74,7 @@ def test_draws_switches_and_answers_clicks(tmp_path: Path) -> None:
         opened.page.mouse.click(*_on_screen(viewer, 1))
         _wait(opened, lambda: viewer.photos.chosen == 1, "camera 1 is chosen")
         text = viewer.photos.text
-        _wait(opened, lambda: "depth" in text.content and "point" in text.content, "depth at the click")
-        assert f"depth {4 * scale:.4g}" in text.content
+        _wait(opened, lambda: f"depth {4 * scale:.4g}" in text.content, "depth at the click")
         client = next(iter(viewer.server.get_clients().values()))
         there = viewer.photos.frusta[1].position
         _wait(opened, lambda: np.allclose(client.camera.position, there, atol=1e-3), "flight to camera 1")

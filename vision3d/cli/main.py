@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from vision3d import __version__
 from vision3d.errors import Vision3DError
 
-# Words -> (module, configuration class, function run(config) -> exit code, what it does).
+# Words -> (module, configuration class, function run(config) -> exit code, what it does); with no class, run(words).
 COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
     ("reconstruct",): (
         "vision3d.cli.reconstruct",
@@ -49,6 +49,8 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run_kitti_object",
         "KITTI result folders by the official rules",
     ),
+    # Its flags depend on the file that it is given: it reads them itself.
+    ("train",): ("vision3d.cli.train", "", "run", "train a model from a YAML file; run again, it goes on"),
     ("bench", "reconstruct"): (
         "vision3d.bench.reconstruct",
         "BenchReconstructConfig",
@@ -107,6 +109,8 @@ def _dispatch(argv: Sequence[str]) -> int:
     from vision3d.config import parse
 
     module = importlib.import_module(module_name)
+    if not config_name:
+        return int(getattr(module, function)(argv[len(words) :]))
     config = parse(getattr(module, config_name), argv[len(words) :], prog=f"vision3d {' '.join(words)}", text=text)
     return int(getattr(module, function)(config))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 from functools import partial
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,23 +41,29 @@ def make_loader(
     computes with one thread, is seeded from (seed, worker) and stays for the following epochs. With workers, a script
     needs the usual `if __name__ == "__main__"`.
     """
-    context = None
-    if workers > 0:
-        methods = multiprocessing.get_all_start_methods()
-        context = "forkserver" if "forkserver" in methods else "spawn"
     return DataLoader(
         source,  # type: ignore[arg-type]  # torch asks for its own Dataset class where it only needs the two methods
         batch_size=batch_size,
         shuffle=shuffle,
         generator=torch.Generator().manual_seed(seed),
-        num_workers=workers,
-        multiprocessing_context=context,
-        persistent_workers=workers > 0,
-        worker_init_fn=partial(_start_worker, seed) if workers > 0 else None,
         collate_fn=collate,
         drop_last=drop_last,
         pin_memory=pin_memory,
+        **worker_options(workers, seed),
     )
+
+
+def worker_options(workers: int, seed: int) -> dict[str, Any]:
+    """How every DataLoader here starts its workers; see `make_loader`."""
+    if workers == 0:
+        return {"num_workers": 0}
+    methods = multiprocessing.get_all_start_methods()
+    return {
+        "num_workers": workers,
+        "multiprocessing_context": "forkserver" if "forkserver" in methods else "spawn",
+        "persistent_workers": True,
+        "worker_init_fn": partial(_start_worker, seed),
+    }
 
 
 def _start_worker(seed: int, worker: int) -> None:

@@ -1,0 +1,88 @@
+"""`vision3d train CONFIG.yaml`: trains a model of any task; run again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vision3d.cli.progress import progress_bars
+from vision3d.config import parse, read_yaml
+from vision3d.errors import UsageError
+from vision3d.train.config import TrainConfig
+from vision3d.train.tasks import TASKS, task_named
+
+USAGE = """usage: vision3d train CONFIG.yaml --out DIR [--max-time MINUTES] [--fresh] [flags that override the file]
+
+CONFIG.yaml names a `task` ({tasks}), its `settings` and the loop's settings under `train`.
+`vision3d train CONFIG.yaml --help` shows all of them for that task.
+A run that was stopped goes on with the same command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """Settings of a run; `settings` is the task's own class."""
+
+    out: Path
+    """folder for checkpoints, weights, logs and curves; an earlier run in it goes on"""
+    task: Annotated[str, tyro.conf.Fixed]
+    settings: Any
+    train: TrainConfig
+    max_time: float | None = None
+    """minutes after which the run saves and stops, to be continued later"""
+    fresh: bool = False
+    """forget an earlier run in OUT"""
+    json: bool = False
+    """print the result as JSON"""
+    quiet: bool = False
+    """no progress on stderr"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Reads the file, then the flags, and trains."""
+    if not argv or argv[0].startswith("-"):
+        print(USAGE.format(tasks=", ".join(sorted(TASKS))), file=sys.stdout if argv else sys.stderr)
+        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    file = Path(argv[0])
+    name = read_yaml(file).get("task")
+    if name is None:
+        raise UsageError(f"{file}: key 'task' is missing; it is one of {', '.join(sorted(TASKS))}")
+    settings_class, build = task_named(name)
+    arguments_class = dataclasses.make_dataclass(
+        "TrainArguments",
+        [("settings", settings_class, dataclasses.field(default_factory=settings_class))],
+        bases=(TrainArguments,),
+        frozen=True,
+        kw_only=True,
+    )
+    arguments = parse(arguments_class, argv[1:], config_file=file, prog=f"vision3d train {file}", text=f"task {name}")
+    import torch
+
+    from vision3d.train.loop import train
+
+    torch.manual_seed(arguments.train.seed)
+    task = build(arguments.settings)
+    with progress_bars(arguments.quiet) as progress:
+        result = train(
+            task,
+            arguments.train,
+            arguments.out,
+            name=str(name),
+            settings=arguments.settings,
+            max_time=arguments.max_time,
+            fresh=arguments.fresh,
+            progress=progress,
+        )
+    if arguments.json:
+        print(json.dumps({**dataclasses.asdict(result), "out": str(result.out)}))
+    else:
+        best = "" if result.best is None else f", best {task.main_metric} {result.best:.4g} at step {result.best_step}"
+        go_on = "" if result.ended == "done" else f"; stopped ({result.ended}), the same command goes on"
+        print(f"{result.step} of {result.steps} steps{best}{go_on}; weights in {result.out}")
+    return 130 if result.ended == "interrupted" else 0

@@ -1,0 +1,1 @@
+"""The one training loop and the tasks that it trains; see README.md."""

@@ -81,6 +81,7 @@ def write_mesh_dataset(
     supersampling: int = 3,
     background: tuple[float, float, float] = (0.5, 0.5, 0.5),
     light: tuple[float, float, float] | None = None,
+    sky: tuple[float, float, float] | None = None,
 ) -> list[MeshView]:
     """Render and write `images/000.png`..., `masks/000.png` (white: the mesh), `depth/000.npy` (z, float32, scene unit,
     0 where nothing is) and `cameras.json`. Returns the views. Options as in `render_mesh`.
@@ -94,7 +95,9 @@ def write_mesh_dataset(
             (target / name).mkdir()
         known = {}
         for i, (camera, pose) in enumerate(cameras):
-            view = render_mesh(mesh, camera, pose, supersampling=supersampling, background=background, light=light)
+            view = render_mesh(
+                mesh, camera, pose, supersampling=supersampling, background=background, light=light, sky=sky
+            )
             pixels = (view.rgb * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
             PIL.Image.fromarray(pixels).save(target / "images" / f"{i:03d}.png")
             PIL.Image.fromarray(view.mask.numpy().astype(np.uint8) * 255).save(target / "masks" / f"{i:03d}.png")

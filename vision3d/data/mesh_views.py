@@ -81,6 +81,7 @@ def render_mesh(
     supersampling: int = 3,
     background: tuple[float, float, float] = (0.5, 0.5, 0.5),
     light: tuple[float, float, float] | None = None,
+    sky: tuple[float, float, float] | None = None,
 ) -> MeshView:
     """Draw the mesh: colour averaged over supersampling^2 rays per pixel, the rest exact at the pixel's centre.
 
@@ -88,11 +89,15 @@ def render_mesh(
         camera: without distortion. supersampling: odd, so that one ray goes through the centre.
         background: colour where nothing is, mixed in at the outline.
         light: direction towards the light in the world; colours are then 0.3 + 0.7 cos of its angle to the normal.
+        sky: direction of the zenith of an even sky over black ground, which leaves no side without shading; colours
+            are then 0.3 + 0.7 (1 + cos) / 2.
     """
     if any(camera.distortion):
         raise ValueError(f"a mesh is drawn with a camera without distortion, got {camera.model}")
     if supersampling < 1 or supersampling % 2 == 0:
         raise ValueError(f"supersampling must be odd, got {supersampling}")
+    if light is not None and sky is not None:
+        raise ValueError("choose one of light and sky")
     s, h, w = supersampling, camera.height, camera.width
     vertices = cam_from_world.apply(mesh.vertices.double())
     corners = vertices[mesh.faces].numpy()
@@ -110,9 +115,10 @@ def render_mesh(
     full = np.concatenate([weights, 1 - weights.sum(2, keepdims=True)], axis=2)
     uv = (full[..., None] * mesh.uv.numpy()[index]).sum(2)
     color = _texture_at(mesh.texture.numpy(), uv)
-    if light is not None:
-        towards = cam_from_world.rotation.double().numpy() @ (np.array(light) / np.linalg.norm(light))
-        color = color * (0.3 + 0.7 * np.clip(normals @ towards, 0, 1))[index][..., None]
+    if (source := light or sky) is not None:
+        cosine = normals @ (cam_from_world.rotation.double().numpy() @ (np.array(source) / np.linalg.norm(source)))
+        share = (1 + cosine) / 2 if sky is not None else cosine
+        color = color * (0.3 + 0.7 * np.clip(share, 0, 1))[index][..., None]
     color = np.where(hit[..., None], color, np.array(background))
     rgb = color.reshape(h, s, w, s, 3).mean((1, 3))
 

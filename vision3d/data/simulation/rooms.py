@@ -1,0 +1,154 @@
+"""Pairs of fragments of simulated rooms with true transforms, to train and to test registration on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from scipy.spatial import cKDTree
+
+from vision3d.core import PointCloud, RigidTransform, UsageError
+from vision3d.data.simulation.depth_camera import DepthCameraConfig, depth_points, fragment, look
+from vision3d.data.simulation.room import Room, sample_room
+
+_TRIES = 12  # second views to choose from
+_COARSE = 0.15  # m: cubes by which overlap is foreseen
+
+
+@dataclass(frozen=True, slots=True)
+class CloudPair:
+    """overlap: share of the source's points that have one of the target within the radius asked about."""
+
+    source: PointCloud
+    target: PointCloud
+    target_from_source: RigidTransform
+    overlap: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedRoomsConfig:
+    """What to simulate; a pair depends on these settings and its number alone, not on `count`."""
+
+    count: int = 1000
+    """Number of pairs."""
+    seed: int = 0
+    """Other seeds give other rooms."""
+    overlap: tuple[float, float] = (0.1, 0.9)
+    """Overlaps are spread over this range, as far as the rooms allow."""
+    radius: float = 0.05
+    """Metres within which points count as overlapping."""
+    camera: DepthCameraConfig = field(default_factory=DepthCameraConfig)
+    """The depth camera."""
+
+
+class SimulatedRooms(torch.utils.data.Dataset[CloudPair]):
+    """Pairs of fragments, points float32 in metres, each in the frame of its first camera (x right, y down, z forward).
+
+    Pair i of equal settings is always the same, in any order of access and with any number of threads.
+
+    Raises:
+        UsageError: settings that make no sense.
+    """
+
+    def __init__(self, config: SimulatedRoomsConfig) -> None:
+        low, high = config.overlap
+        if config.count < 1 or config.seed < 0 or not 0 <= low <= high <= 1:
+            raise UsageError(
+                "simulated rooms need a count of at least 1, a seed of at least 0 and overlaps from 0 to 1, got "
+                f"{config.count}, {config.seed} and {config.overlap}"
+            )
+        self.config = config
+
+    def __len__(self) -> int:
+        return self.config.count
+
+    def __getitem__(self, index: int) -> CloudPair:
+        return self.pair(index)
+
+    def pair(self, index: int) -> CloudPair:
+        """The pair of this number. IndexError beyond the count."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        config = self.config
+        rng = np.random.default_rng([config.seed, index])
+        room = sample_room(rng)
+        wish = float(rng.uniform(*config.overlap))
+        ways = _ways(rng, room, config.camera, wish)
+        source, target = (fragment(rng, room.corners, way, config.camera) for way in ways)
+        target_from_source = _transform(ways[1][0]).inverse() @ _transform(ways[0][0])
+        clouds = [PointCloud(torch.from_numpy(c.astype(np.float32)), None, "camera") for c in (source, target)]
+        moved = target_from_source.apply(torch.from_numpy(source)).numpy()
+        return CloudPair(clouds[0], clouds[1], target_from_source, overlap(moved, target, config.radius))
+
+
+def overlap(source: Float64[np.ndarray, "n 3"], target: Float64[np.ndarray, "m 3"], radius: float) -> float:
+    """Share of the source's points with a point of the target within the radius, both in one frame."""
+    if not len(source) or not len(target):
+        return 0.0
+    distance, _ = cKDTree(target).query(source, distance_upper_bound=radius)
+    return float(np.isfinite(distance).mean())
+
+
+def _ways(
+    rng: np.random.Generator, room: Room, camera: DepthCameraConfig, wish: float
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Two ways of the camera whose views share about `wish` of the first's."""
+    for _ in range(20):
+        first = _way(rng, room, camera, None)
+        seen = _cubes(room, first, camera)
+        if len(seen) > 60:
+            break
+    best, ways = np.inf, (first, first)
+    for _ in range(_TRIES):
+        second = _way(rng, room, camera, (first, 1.0 - wish))
+        other = _cubes(room, second, camera)
+        share = len(np.intersect1d(seen, other, assume_unique=True)) / max(len(seen), 1)
+        if len(other) > 60 and abs(share - wish) < best:
+            best, ways = abs(share - wish), (first, second)
+        if best < 0.05:
+            break
+    return ways
+
+
+def _way(
+    rng: np.random.Generator, room: Room, camera: DepthCameraConfig, near: tuple[list[np.ndarray], float] | None
+) -> list[Float64[np.ndarray, "3 4"]]:
+    """A short handheld way through the room; near: by another way, as far from it as the number from 0 to 1 says."""
+    half = np.array(room.size) / 2
+    if near is None:
+        position = np.array([*(rng.uniform(-0.75, 0.75, 2) * half[:2]), rng.uniform(0.9, 1.7)])
+        toward = rng.uniform(-0.6, 0.6, 2) * half[:2] - position[:2]
+        yaw, pitch = np.arctan2(toward[1], toward[0]) + rng.normal(0, 0.5), rng.uniform(-0.6, 0.1)
+    else:
+        start, apart = near[0][0], near[1]
+        position = start[:, 3] + rng.normal(0, 0.15 + 0.8 * apart, 3) * (1, 1, 0.3)
+        ahead = start[:, 2]
+        yaw = np.arctan2(ahead[1], ahead[0]) + rng.normal(0, 0.1 + 1.0 * apart)
+        pitch = np.arcsin(np.clip(ahead[2], -1, 1)) + rng.normal(0, 0.05 + 0.3 * apart)
+    pitch = float(np.clip(pitch, -0.9, 0.3))
+    roll = float(rng.normal(0, 0.08))
+    step = rng.normal(0, 0.25, 3) * (1, 1, 0.4)
+    turn, nod = rng.normal(0, 0.35), rng.normal(0, 0.12)
+    poses = []
+    for share in np.linspace(0, 1, camera.views):
+        at = np.clip(
+            position + share * step, (-half[0] + 0.3, -half[1] + 0.3, 0.6), (half[0] - 0.3, half[1] - 0.3, 2.0)
+        )
+        poses.append(look(at, float(yaw + share * turn), pitch + float(share * nod), roll))
+    return poses
+
+
+def _cubes(room: Room, way: list[np.ndarray], camera: DepthCameraConfig) -> np.ndarray:
+    """Numbers of the coarse cubes that the first, middle and last view see, sorted."""
+    cubes = []
+    for pose in (way[0], way[len(way) // 2], way[-1]):
+        points, _ = depth_points(room.corners, pose, camera, shrink=4)
+        cubes.append(np.floor((points @ pose[:, :3].T + pose[:, 3]) / _COARSE).astype(np.int64) + 512)
+    cell = np.concatenate(cubes)
+    return np.unique((cell[:, 0] * 1024 + cell[:, 1]) * 1024 + cell[:, 2])
+
+
+def _transform(pose: Float64[np.ndarray, "3 4"]) -> RigidTransform:
+    return RigidTransform(torch.from_numpy(pose[:, :3].copy()), torch.from_numpy(pose[:, 3].copy()))

@@ -149,28 +149,56 @@ def _take_config_flag(args: list[str], config_file: Path | str | None) -> tuple[
 
 def _partial(cls: type[T], path: Path) -> T:
     """An instance as default for the flags, where required fields that the file lacks are marked as missing."""
+    values = read_yaml(path)
+    return _filled(cls, _validate(_loose(cls, values), values, path), values)
+
+
+def _loose(cls: type, values: Mapping[str, Any]) -> type:
+    """The same class without what the file leaves out, so that nothing is required; unknown keys are still refused."""
+    hints = get_type_hints(cls, include_extras=True)
+    given, absent = [], []
+    for field in _fields(cls):
+        if field.name not in values:
+            absent.append((field.name, hints[field.name], dataclasses.field(default=None)))
+            continue
+        part, value = hints[field.name], values[field.name]
+        given.append((field.name, _loose(part, value) if _lacks(part, value) else part))
+    return dataclasses.make_dataclass(cls.__name__, [*given, *absent], kw_only=True, frozen=True)
+
+
+def _filled(cls: type[T], checked: object, values: Mapping[str, Any]) -> T:
+    """What was checked as the loose class, as an instance of the class itself."""
     import tyro
 
-    values = read_yaml(path)
     hints = get_type_hints(cls, include_extras=True)
-    fields = _fields(cls)
-    # The same class without what the file leaves out, so that nothing is required; unknown keys are still refused.
-    given = [(field.name, hints[field.name]) for field in fields if field.name in values]
-    absent = [(f.name, hints[f.name], dataclasses.field(default=None)) for f in fields if f.name not in values]
-    loose = dataclasses.make_dataclass(cls.__name__, [*given, *absent], kw_only=True, frozen=True)
-    checked: object = _validate(loose, values, path)
     instance = object.__new__(cls)
-    for field in fields:
-        if field.name in values:
-            value = getattr(checked, field.name)
+    for field in _fields(cls):
+        part, value = hints[field.name], values.get(field.name, {})
+        filled: object
+        if _lacks(part, value) if field.name in values else _required(field) and dataclasses.is_dataclass(part):
+            filled = _filled(part, getattr(checked, field.name, None), value)
+        elif field.name in values:
+            filled = getattr(checked, field.name)
         elif field.default is not dataclasses.MISSING:
-            value = field.default
+            filled = field.default
         elif field.default_factory is not dataclasses.MISSING:
-            value = field.default_factory()
+            filled = field.default_factory()
         else:
-            value = tyro.MISSING
-        object.__setattr__(instance, field.name, value)
+            filled = tyro.MISSING
+        object.__setattr__(instance, field.name, filled)
     return instance
+
+
+def _lacks(part: Any, value: object) -> bool:
+    """Whether a part of the settings, as the file gives it, leaves out required fields."""
+    if not (isinstance(part, type) and dataclasses.is_dataclass(part) and isinstance(value, dict)):
+        return False
+    hints = get_type_hints(part, include_extras=True)
+    return any(_lacks(hints[f.name], value[f.name]) if f.name in value else _required(f) for f in _fields(part))
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _fields(cls: type) -> tuple[dataclasses.Field, ...]:

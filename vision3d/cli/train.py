@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from vision3d.cli.progress import progress_bars
 from vision3d.config import parse, read_yaml
 from vision3d.errors import UsageError
 from vision3d.train.config import TrainConfig
@@ -56,29 +56,30 @@ def run(argv: Sequence[str]) -> int:
     settings_class, build = task_named(name)
     arguments_class = dataclasses.make_dataclass(
         "TrainArguments",
-        [("settings", settings_class, dataclasses.field(default_factory=settings_class))],
+        [("settings", settings_class)],
         bases=(TrainArguments,),
         frozen=True,
         kw_only=True,
     )
-    arguments = parse(arguments_class, argv[1:], config_file=file, prog=f"vision3d train {file}", text=f"task {name}")
+    arguments: Any = parse(
+        arguments_class, argv[1:], config_file=file, prog=f"vision3d train {file}", text=f"task {name}"
+    )
     import torch
 
-    from vision3d.train.loop import train
+    from vision3d.train.loop import silent, train
 
     torch.manual_seed(arguments.train.seed)
     task = build(arguments.settings)
-    with progress_bars(arguments.quiet) as progress:
-        result = train(
-            task,
-            arguments.train,
-            arguments.out,
-            name=str(name),
-            settings=arguments.settings,
-            max_time=arguments.max_time,
-            fresh=arguments.fresh,
-            progress=progress,
-        )
+    result = train(
+        task,
+        arguments.train,
+        arguments.out,
+        name=str(name),
+        settings=arguments.settings,
+        max_time=arguments.max_time,
+        fresh=arguments.fresh,
+        report=silent if arguments.quiet else _Lines(),
+    )
     if arguments.json:
         print(json.dumps({**dataclasses.asdict(result), "out": str(result.out)}))
     else:
@@ -86,3 +87,21 @@ def run(argv: Sequence[str]) -> int:
         go_on = "" if result.ended == "done" else f"; stopped ({result.ended}), the same command goes on"
         print(f"{result.step} of {result.steps} steps{best}{go_on}; weights in {result.out}")
     return 130 if result.ended == "interrupted" else 0
+
+
+class _Lines:
+    """Lines on stderr: on a terminal the passing ones overwrite each other, elsewhere one is shown every 30 s."""
+
+    def __init__(self) -> None:
+        self._passing = sys.stderr.isatty()
+        self._shown = 0.0
+        self._open = False
+
+    def __call__(self, line: str, lasting: bool) -> None:
+        now = time.monotonic()
+        if not lasting and not self._passing and now - self._shown < 30:
+            return
+        start = "\r\x1b[K" if self._open else ""
+        self._open = self._passing and not lasting
+        self._shown = self._shown if lasting else now
+        print(f"{start}{line}", end="" if self._open else "\n", file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vision3d import __version__
-from vision3d.core.progress import Progress, silent
 from vision3d.errors import UsageError, Vision3DError
 from vision3d.train.checkpoint import Progressed, identity, load_checkpoint, save_checkpoint
 from vision3d.train.config import TrainConfig
@@ -28,11 +27,19 @@ from vision3d.train.curve import draw_curve
 from vision3d.train.devices import to_device
 from vision3d.train.folder import TrainFolder, open_folder, write_config, write_versions, write_weights
 from vision3d.train.optimisation import AveragedWeights, make_optimiser, set_rates
-from vision3d.train.order import Order, batch_loader
+from vision3d.train.order import Order, Unreadable, batch_loader
 from vision3d.train.processes import launch
 from vision3d.train.stopping import Ended, Stop, watch_for_stop
 from vision3d.train.table import append_row, cut_back
 from vision3d.train.task import Task
+
+
+# (line, whether it matters for long: validations and the like, not every row of the log)
+Report = Callable[[str, bool], None]
+
+
+def silent(line: str, lasting: bool) -> None:
+    """Reports nothing: the default for the library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +63,12 @@ def train(
     settings: object | None = None,
     max_time: float | None = None,
     fresh: bool = False,
-    progress: Progress = silent,
+    report: Report = silent,
 ) -> TrainResult:
     """Trains `task.model` in place and writes OUT; goes on where an earlier run of the same settings stopped.
 
     name and settings (the task's configuration dataclass) are noted beside the weights and must be the same when a run
-    goes on. max_time: minutes after which it stops, to be continued. fresh: forgets an earlier run in OUT.
+    goes on. report: gets lines on how it goes. max_time: minutes after which it stops, to be continued. fresh: forgets an earlier run in OUT.
     The model should have been made after `torch.manual_seed(config.seed)`.
 
     Raises:
@@ -83,7 +90,7 @@ def train(
                 folder.clear()
         fabric.barrier()
         key = identity(name, settings, config, len(task.dataset), fabric.world_size)
-        run = _Run(task, config, folder, fabric, order, key, {"task": name, "settings": settings}, progress)
+        run = _Run(task, config, folder, fabric, order, key, {"task": name, "settings": settings}, report)
         stop = stack.enter_context(watch_for_stop(max_time))
         ended = run.go(stop)
     at = run.at
@@ -122,11 +129,11 @@ class _Run:
         order: Order,
         key: dict[str, Any],
         description: dict[str, Any],
-        progress: Progress,
+        report: Report,
     ) -> None:
         self.task, self.config, self.folder, self.fabric, self.order = task, config, folder, fabric, order
-        self.key, self.description, self.progress = key, description, progress
         self.main = fabric.global_rank == 0
+        self.key, self.description, self.report = key, description, report if self.main else silent
         self.steps = order.steps(config)
         self.at = Progressed()
         self.model = task.model
@@ -152,7 +159,8 @@ class _Run:
         """Trains to the end or to a stop; whatever the reason, the checkpoint is the latest step."""
         config, saved = self.config, self.at.step
         ended: Ended = "done"
-        self.progress("train", self.at.step, self.steps)
+        if self.at.step:
+            self.report(f"goes on after step {self.at.step} of {self.steps}", True)
         loader = batch_loader(self.task, self.order, config, self.at.step, self.steps, self.fabric.global_rank)
         batches = iter(loader) if self.at.step < self.steps else iter(())
         while self.at.step < self.steps:
@@ -168,7 +176,6 @@ class _Run:
             if last or reason is not None or at.step % config.checkpoint_every == 0:
                 self._save()
                 saved = at.step
-            self.progress("train", at.step, self.steps)
             if reason is not None and not last:
                 ended = reason
                 break
@@ -185,14 +192,16 @@ class _Run:
         sums: dict[str, float] = {}
         bad = -1
         for part in range(config.accumulate):
-            hidden = _Hidden(to_device(next(batches), fabric.device))
+            batch = next(batches)
+            if isinstance(batch, Unreadable):
+                raise Vision3DError(batch.message)
+            hidden = _Hidden(to_device(batch, fabric.device))
             waits = fabric.world_size > 1 and part < config.accumulate - 1
             with fabric.no_backward_sync(self.module) if waits else nullcontext():
                 losses = self.module(hidden)
-                if losses["loss"].requires_grad:
-                    fabric.backward(losses["loss"] / config.accumulate)
-                else:
-                    raise ValueError('losses()["loss"] does not depend on the model: it needs no gradient')
+                if "loss" not in losses or not losses["loss"].requires_grad:
+                    raise ValueError(f'losses() needs a "loss" with a gradient, it gave {", ".join(losses)}')
+                fabric.backward(losses["loss"] / config.accumulate)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.accumulate
             if bad < 0 and not np.isfinite(float(losses["loss"].detach())):
@@ -245,6 +254,10 @@ class _Run:
         if self.main:
             row = {"step": at.step, "epoch": self.order.epoch(at.step), "lr": lr, "seconds": round(at.seconds, 2)}
             append_row(self.folder.log, {**row, **means})
+            pace = at.seconds / at.step
+            parts = [f"step {at.step}/{self.steps}", *(f"{name} {value:.4g}" for name, value in means.items())]
+            left = (self.steps - at.step) * pace / 60
+            self.report("  ".join([*parts, f"lr {lr:.2e}", f"{pace:.3g} s/step", f"{left:.0f} min left"]), False)
 
     def _validate(self) -> None:
         """Metrics of the averaged weights on the first process; keeps the best."""
@@ -262,6 +275,9 @@ class _Run:
                     self.folder.validation,
                     {"step": self.at.step, **metrics, "seconds": round(time.monotonic() - started, 2)},
                 )
+                shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+                star = "  (best)" if self.at.best_step == self.at.step else ""
+                self.report(f"validation at step {self.at.step}: {shown}{star}", True)
             draw_curve(self.folder)
         self.fabric.barrier()
 

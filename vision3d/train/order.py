@@ -7,9 +7,8 @@ of it; a batch may reach over the end of an epoch, no sample is ever left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from jaxtyping import Int
 from torch.utils.data import DataLoader
 
 from vision3d.data.loader import worker_options
+from vision3d.errors import Vision3DError
 from vision3d.train.config import TrainConfig
 from vision3d.train.task import Task, TrainingSet
 
@@ -84,6 +84,13 @@ class _Batches:
         return self.order.batches(self.start, self.end, self.process)
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for a sample, or its batch, that failed with a message for the user (workers would add a traceback)."""
+
+    message: str
+
+
 @dataclass(frozen=True)
 class _Samples:
     """A training set under keys (index, epoch)."""
@@ -94,18 +101,29 @@ class _Samples:
         return len(self.source)
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
-        return self.source.sample(*key)
+        try:
+            return self.source.sample(*key)
+        except Vision3DError as error:
+            return Unreadable(f"training sample {key[0]} (epoch {key[1]}): {error}")
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """The task's collate, for samples that could be made."""
+
+    function: Callable[[list[Any]], Any]
+
+    def __call__(self, samples: list[Any]) -> Any:
+        return next((s for s in samples if isinstance(s, Unreadable)), None) or self.function(samples)
 
 
 def batch_loader(task: Task, order: Order, config: TrainConfig, start: int, end: int, process: int) -> DataLoader[Any]:
-    """A loader of the batches of the steps in [start, end)."""
+    """A loader of the batches of the steps in [start, end); `Unreadable` in place of a batch that could not be made."""
     if config.workers and getattr(task.collate, "__self__", None) is task:
-        raise TypeError(
-            "collate is a method of the task, which would send the model to the workers: use a staticmethod"
-        )
+        raise TypeError("collate is a method and would take the model to the workers: make it a staticmethod")
     return DataLoader(
         _Samples(task.dataset),  # type: ignore[arg-type]  # torch asks for its own Dataset class
         batch_sampler=_Batches(order, start, end, process),
-        collate_fn=partial(task.collate),
+        collate_fn=_Collate(task.collate),
         **worker_options(config.workers, config.seed),
     )

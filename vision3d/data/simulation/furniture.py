@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vision3d.data.simulation.solids import Soup, blob, box, leaves, limb, tube
+from vision3d.data.simulation.solids import Soup, blob, box, leaves, limb, placed, tube
 
 
 def table(rng: np.random.Generator) -> Soup:
@@ -19,7 +19,7 @@ def table(rng: np.random.Generator) -> Soup:
         parts += [tube(0.06, 0.06, height - 0.04), tube(0.3, 0.25, 0.04, 12)]
     if rng.random() < 0.3:  # drawers
         parts.append(box(0.4, width * 0.9, height - 0.1, length / 2 - 0.25))
-    top = _clutter(rng, int(rng.integers(1, 7)), length * 0.8, width * 0.8) + (0, 0, height)
+    top = placed(_clutter(rng, int(rng.integers(1, 7)), length * 0.8, width * 0.8), 0, 0, height)
     return np.concatenate([*parts, top])
 
 
@@ -76,7 +76,7 @@ def cupboard(rng: np.random.Generator) -> Soup:
             parts.append(box(length / columns - 0.02, 0.02, (height - 0.1) / rows - 0.02, x, depth / 2, z))
             parts.append(box(0.1, 0.04, 0.02, x, depth / 2 + 0.02, z + 0.7 * height / rows))
     if height < 1.5:
-        parts.append(_clutter(rng, int(rng.integers(1, 6)), length * 0.85, depth * 0.8) + (0, 0, height))
+        parts.append(placed(_clutter(rng, int(rng.integers(1, 6)), length * 0.85, depth * 0.8), 0, 0, height))
     return np.concatenate(parts)
 
 
@@ -93,7 +93,7 @@ def kitchen_line(rng: np.random.Generator) -> Soup:
             parts.append(box(length / count - 0.02, 0.33, 0.7, x, -0.13, 1.4))
     x = float(rng.uniform(-0.3, 0.3)) * length
     parts += [limb((x, -0.2, 0.9), (x, -0.2, 1.15), 0.02, 0.02, 5), limb((x, -0.2, 1.15), (x, 0, 1.15), 0.02, 0.02, 5)]
-    parts.append(_clutter(rng, int(rng.integers(4, 10)), length * 0.9, 0.5) + (0, 0, 0.9))
+    parts.append(placed(_clutter(rng, int(rng.integers(4, 10)), length * 0.9, 0.5), 0, 0, 0.9))
     return np.concatenate(parts)
 
 
@@ -102,10 +102,10 @@ def bed(rng: np.random.Generator) -> Soup:
     width, length, height = rng.uniform(0.9, 1.8), rng.uniform(1.95, 2.1), rng.uniform(0.35, 0.55)
     parts = [box(width, length, height), box(width, 0.06, height + rng.uniform(0.2, 0.6), y=-length / 2)]
     for x in np.arange(-width / 2 + 0.4, width / 2 - 0.2, 0.7):
-        parts.append(blob(0.32, 0.22, 0.09, 8, 4) + (x, -length / 2 + 0.35, height + 0.05))
+        parts.append(placed(blob(0.32, 0.22, 0.09, 8, 4), x, -length / 2 + 0.35, height + 0.05))
     for _ in range(6):
         at = rng.uniform(-0.4, 0.4, 2) * (width, length * 0.6)
-        parts.append(blob(rng.uniform(0.2, 0.5), rng.uniform(0.2, 0.5), 0.06, 8, 3) + (*at, height))
+        parts.append(placed(blob(rng.uniform(0.2, 0.5), rng.uniform(0.2, 0.5), 0.06, 8, 3), *at, height))
     return np.concatenate(parts)
 
 
@@ -118,16 +118,16 @@ def sofa(rng: np.random.Generator) -> Soup:
     for i in range(count):
         x = ((i + 0.5) / count - 0.5) * (length - 0.36)
         wide = (length - 0.36) / count / 2
-        parts.append(blob(wide * 1.15, (depth - 0.2) / 2 * 1.1, 0.14, 10, 5) + (x, 0.1, 0.33))
+        parts.append(placed(blob(wide * 1.15, (depth - 0.2) / 2 * 1.1, 0.14, 10, 5), x, 0.1, 0.33))
         if rng.random() < 0.7:
-            parts.append(blob(wide * 0.9, 0.12, 0.25, 10, 5) + (x, -depth / 2 + 0.28, 0.62))
+            parts.append(placed(blob(wide * 0.9, 0.12, 0.25, 10, 5), x, -depth / 2 + 0.28, 0.62))
     return np.concatenate(parts)
 
 
 def lamp(rng: np.random.Generator) -> Soup:
     """A floor lamp."""
     height = rng.uniform(1.3, 1.8)
-    shade = tube(rng.uniform(0.15, 0.25), 0.12, 0.3, 12) + (0, 0, height - 0.15)
+    shade = placed(tube(rng.uniform(0.15, 0.25), 0.12, 0.3, 12), 0, 0, height - 0.15)
     return np.concatenate([tube(0.15, 0.14, 0.03, 12), tube(0.015, 0.015, height, 6), shade])
 
 
@@ -135,9 +135,8 @@ def plant(rng: np.random.Generator) -> Soup:
     """A pot plant."""
     height = rng.uniform(0.4, 1.4)
     crown = rng.normal(0, 1, (90, 3)) * (0.14, 0.14, 0.2 * height) + (0, 0, 0.3 + 0.6 * height)
-    return np.concatenate(
-        [tube(0.12, 0.16, 0.3, 10), limb((0, 0, 0.2), (0, 0, height), 0.02, 0.01, 5)] + [leaves(rng, crown, 0.12)]
-    )
+    stem = limb((0, 0, 0.2), (0, 0, height), 0.02, 0.01, 5)
+    return np.concatenate([tube(0.12, 0.16, 0.3, 10), stem, leaves(rng, crown, 0.12)])
 
 
 def screen(rng: np.random.Generator) -> Soup:
@@ -171,14 +170,12 @@ def _clutter(rng: np.random.Generator, count: int, length: float, width: float, 
             thing = tube(radius, radius, rng.uniform(0.08, 0.22) * scale, 10)
         elif kind == 2:
             radius = rng.uniform(0.03, 0.05) * scale
-            neck = tube(0.4 * radius, 0.35 * radius, 0.09 * scale, 8) + (0, 0, 0.17 * scale)
+            neck = placed(tube(0.4 * radius, 0.35 * radius, 0.09 * scale, 8), 0, 0, 0.17 * scale)
             thing = np.concatenate([tube(radius, radius, 0.17 * scale, 8), neck])
         elif kind == 3:
-            thing = blob(*(rng.uniform(0.06, 0.16, 3) * scale)) + (0, 0, 0.05)
+            thing = placed(blob(*(rng.uniform(0.06, 0.16, 3) * scale)), 0, 0, 0.05)
         else:
             wide = rng.uniform(0.3, 0.55)
             thing = np.concatenate([box(0.2, 0.15, 0.02), box(0.04, 0.04, 0.15), box(wide, 0.04, 0.6 * wide, z=0.12)])
-        angle = rng.uniform(-np.pi, np.pi) if kind != 4 else rng.normal(0, 0.3)
-        c, s = np.cos(angle), np.sin(angle)
-        parts.append(thing @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1.0]]) + (x, y, 0))
+        parts.append(placed(thing, x, y, 0, rng.uniform(-np.pi, np.pi) if kind != 4 else rng.normal(0, 0.3)))
     return np.concatenate(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 
@@ -126,7 +127,7 @@ def _torso(x0: float, z0: float, x1: float, z1: float) -> np.ndarray:
 
 
 def _head(x: float, z: float) -> np.ndarray:
-    out: np.ndarray = blob(0.1, 0.08, 0.13) + (x, 0, z)
+    out: np.ndarray = blob(0.1, 0.08, 0.13) + np.array([x, 0, z])
     return out
 
 
@@ -134,6 +135,6 @@ def _wheel(center: tuple[float, float, float], radius: float, sides: int = 14) -
     """A bicycle's: a thin ring and a few spokes."""
     angle = np.arange(sides + 1) * (2 * np.pi / sides)
     points = np.stack([radius * np.cos(angle), np.zeros(sides + 1), radius * np.sin(angle)], axis=1) + center
-    ring = [limb(tuple(a), tuple(b), 0.022, 0.022, 4) for a, b in zip(points[:-1], points[1:], strict=True)]
+    ring = [limb(tuple(a), tuple(b), 0.022, 0.022, 4) for a, b in itertools.pairwise(points)]
     spokes = [limb(tuple(points[k]), tuple(points[k + sides // 2]), 0.006, 0.006, 3) for k in range(0, sides // 2, 2)]
     return np.concatenate(ring + spokes)

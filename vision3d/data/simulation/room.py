@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,6 @@ from jaxtyping import Float64
 from vision3d.data.simulation.furniture import FLOOR_PIECES, WALL_PIECES
 from vision3d.data.simulation.solids import Soup, box, grid, placed
 from vision3d.geometry.rotated_rectangles import intersection_areas
-
-Piece = Callable[[np.random.Generator], Soup]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,7 @@ def sample_room(rng: np.random.Generator) -> Room:
         ((0.0, length, width), (np.pi / 2, width, length), (np.pi, length, width), (-np.pi / 2, width, length))
     ):
         # The wall in its own frame runs along x at y = -away / 2 and faces +y.
-        parts.append(placed(_wall(rng, along, height, door=k == 0) + (0, -away / 2, 0), 0, 0, 0, turn))
+        parts.append(placed(_wall(rng, along, height, door=k == 0) + np.array([0, -away / 2, 0]), 0, 0, 0, turn))
         x = -along / 2 + float(rng.uniform(0, 0.6))
         while x < along / 2 - 0.4:
             soup = WALL_PIECES[int(rng.integers(len(WALL_PIECES)))](rng)
@@ -49,9 +46,8 @@ def sample_room(rng: np.random.Generator) -> Room:
         soup = FLOOR_PIECES[int(rng.integers(len(FLOOR_PIECES)))](rng)
         turn = float(rng.uniform(-np.pi, np.pi)) if rng.random() < 0.5 else float(rng.integers(4)) * np.pi / 2
         x, y = rng.uniform(-0.4, 0.4, 2) * (length, width)
-        turned = placed(soup, 0, 0, 0, -turn) * 0 + soup  # in its own frame
         shift = np.array([np.cos(turn) * x + np.sin(turn) * y, -np.sin(turn) * x + np.cos(turn) * y, 0.0])
-        _put(parts, taken, placed(soup, float(x), float(y), 0, turn), turned + shift, turn)
+        _put(parts, taken, placed(soup, float(x), float(y), 0, turn), soup + shift, turn)
     return Room(np.concatenate(parts), (length, width, height), np.array(taken).reshape(-1, 5))
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Float64, UInt8
 
+from vision3d.core import RigidTransform
 from vision3d.data.simulation.materials import Material
 
 Soup = Float64[np.ndarray, "m 3 3"]
@@ -17,7 +19,7 @@ Soup = Float64[np.ndarray, "m 3 3"]
 
 @dataclass(frozen=True, slots=True)
 class Solid:
-    """Triangles with what they are made of. reflectance: share of the light sent back, 0 to 1 (above: retroreflector)."""
+    """Triangles with what they are made of. reflectance: share of the light sent back; above 1: a retroreflector."""
 
     corners: Soup
     material: UInt8[np.ndarray, " m"]
@@ -42,6 +44,11 @@ class Solid:
         """Turned about z, then moved."""
         return Solid(placed(self.corners, x, y, z, yaw), self.material, self.reflectance)
 
+    def moved(self, b_from_a: RigidTransform) -> Solid:
+        """From frame a to frame b."""
+        moved = b_from_a.apply(torch.from_numpy(self.corners.reshape(-1, 3))).numpy()
+        return Solid(moved.reshape(-1, 3, 3), self.material, self.reflectance)
+
     def fitted(self, length: float, width: float, height: float) -> Solid:
         """Stretched to this size along x, y, z, standing on z = 0 with its middle above the origin."""
         low, high = self.corners.min((0, 1)), self.corners.max((0, 1))
@@ -59,10 +66,8 @@ def placed(corners: Soup, x: float, y: float, z: float, yaw: float = 0.0) -> Sou
 
 
 _CUBE = np.array([[i & 1, (i >> 1) & 1, i >> 2] for i in range(8)], np.float64) - 0.5
-_CUBE_FACES = np.array(
-    [[0, 2, 3], [0, 3, 1], [4, 5, 7], [4, 7, 6], [0, 1, 5], [0, 5, 4], [2, 6, 7], [2, 7, 3], [0, 4, 6], [0, 6, 2]]
-    + [[1, 3, 7], [1, 7, 5]]
-)
+_CUBE_FACES = np.array([0, 2, 3, 0, 3, 1, 4, 5, 7, 4, 7, 6, 0, 1, 5, 0, 5, 4, 2, 6, 7, 2, 7, 3, 0, 4, 6, 0, 6, 2])
+_CUBE_FACES = np.concatenate([_CUBE_FACES, [1, 3, 7, 1, 7, 5]]).reshape(-1, 3)
 
 
 def box(length: float, width: float, height: float, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Soup:

@@ -76,7 +76,7 @@ class _Plan:
 
     def take(self, rectangle: Float64[np.ndarray, " 5"], margin: float) -> bool:
         """Reserves it unless something is there or within the margin."""
-        grown = rectangle + (0, 0, 2 * margin, 2 * margin, 0)
+        grown = rectangle + np.array([0, 0, 2 * margin, 2 * margin, 0])
         if self.taken and intersection_areas(grown[None], np.stack(self.taken)).any():
             return False
         self.taken.append(rectangle)

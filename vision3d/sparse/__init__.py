@@ -1,5 +1,6 @@
 """Sparse convolution on grids of 1 to 6 dimensions."""
 
+from vision3d.sparse.cells import CellConv
 from vision3d.sparse.convolution import sparse_convolution
 from vision3d.sparse.interop import (
     from_spconv,
@@ -25,6 +26,7 @@ from vision3d.sparse.sets import concatenate, from_dense, to_dense, union
 from vision3d.sparse.window import Window
 
 __all__ = [
+    "CellConv",
     "InverseConv",
     "KernelMap",
     "SparseAvgPool",

@@ -57,14 +57,19 @@ def inverse(coarse: Sites, fine: Sites, window: Window) -> KernelMap:
             f"{window} leads from {fine.spatial_shape} (batch size {fine.batch_size}) to "
             f"{window.output_shape(fine.spatial_shape)}, not to {coarse.spatial_shape} (batch size {coarse.batch_size})"
         )
-    key = ("inverse", window)
+    return between(fine, coarse, window).transposed()
+
+
+def between(fine: Sites, coarse: Sites, window: Window) -> KernelMap:
+    """From fine sites to given coarse ones, kept with `fine`."""
+    key = ("between", window)
     kept = fine.cache.get(key)
     if kept is None or kept[0] is not coarse:
         kept = (coarse, _builder(fine).map_between(fine, coarse, window))
         fine.cache[key] = kept
     rulebook = kept[1]
     assert isinstance(rulebook, KernelMap)
-    return rulebook.transposed()
+    return rulebook
 
 
 def _builder(sites: Sites) -> ModuleType:

@@ -33,7 +33,6 @@ from vision3d.train.stopping import Ended, Stop, watch_for_stop
 from vision3d.train.table import append_row, cut_back
 from vision3d.train.task import Task
 
-
 # (line, whether it matters for long: validations and the like, not every row of the log)
 Report = Callable[[str, bool], None]
 
@@ -68,8 +67,8 @@ def train(
     """Trains `task.model` in place and writes OUT; goes on where an earlier run of the same settings stopped.
 
     name and settings (the task's configuration dataclass) are noted beside the weights and must be the same when a run
-    goes on. report: gets lines on how it goes. max_time: minutes after which it stops, to be continued. fresh: forgets an earlier run in OUT.
-    The model should have been made after `torch.manual_seed(config.seed)`.
+    goes on. The model should have been made after `torch.manual_seed(config.seed)`. max_time: minutes after which the
+    run stops, to be continued. fresh: forgets an earlier run in OUT. report: gets lines on how it goes.
 
     Raises:
         UsageError: an empty training set, OUT holds a run with other settings or something else, no such device.

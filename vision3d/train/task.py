@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class TrainingSet(Protocol):
     """Samples that are a pure function of (index, epoch) and of the settings they were made with.
 
@@ -23,6 +24,7 @@ class TrainingSet(Protocol):
         """Sample `index` in [0, len) as it looks in an epoch (0, 1, ...): augmentation may differ between epochs."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """A model and how it is trained. The loop moves `model` to the device, trains it in place and saves it."""
 

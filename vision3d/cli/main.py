@@ -76,6 +76,12 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run",
         "speed of sparse convolution beside spconv and torch on the CPU",
     ),
+    ("simulate", "lidar"): (
+        "vision3d.cli.simulate",
+        "SimulateLidarConfig",
+        "run_lidar",
+        "labelled scans of simulated streets in KITTI's layout",
+    ),
     ("demo",): ("vision3d.cli.demo", "DemoConfig", "run", "reconstruct two photos with known depth"),
     ("doctor",): ("vision3d.cli.doctor", "DoctorConfig", "run", "what works on this machine, and what to do"),
 }

@@ -112,7 +112,9 @@ def _car(kind: int, number: int, paint: int) -> Solid:
     stations = np.array(_CARS[kind])
     inner = stations[1:-1]
     inner[:, 0] += rng.normal(0, 0.008, len(inner))
-    inner[:, 1:4] *= 1 + rng.normal(0, 0.012, 3)
+    cabin = inner[:, 3] > inner[:, 2]
+    inner[:, 1:3] *= 1 + rng.normal(0, 0.012, 2)
+    inner[:, 3] = np.where(cabin, inner[:, 3], inner[:, 2])
     inner[:, 5] += rng.normal(0, 0.02)
     length, width, height = (mean for mean, _ in _SIZES[kind])
     parts = _body(stations, length, width, height, _PAINTS[paint])

@@ -1,0 +1,44 @@
+"""`vision3d simulate lidar`: labelled scans of simulated streets in KITTI's layout."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from vision3d.cli.progress import progress_bars
+from vision3d.data.simulation.kitti_folder import write_kitti_folder
+from vision3d.data.simulation.streets import SimulatedStreetsConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateLidarConfig(SimulatedStreetsConfig):
+    """Scans of simulated streets by a 64-beam LiDAR, with labels, calibration and pictures, as KITTI's object folder.
+
+    Run it again to go on after a stop, or with a larger count to add frames.
+    """
+
+    out: Path
+    """Folder to write: training/{velodyne,label_2,calib,planes,image_2} and ImageSets."""
+    count: int = 100
+    """Number of frames."""
+    in_view: bool = False
+    """Only the part of the scans that the camera sees: faster, and a sixth of the size."""
+    images: bool = True
+    """Also draw the left colour camera's picture."""
+    json: bool = False
+    """Print JSON."""
+    quiet: bool = False
+    """No progress on stderr."""
+
+
+def run_lidar(config: SimulateLidarConfig) -> int:
+    """Writes the frames and says how many."""
+    settings = SimulatedStreetsConfig(**{f.name: getattr(config, f.name) for f in fields(SimulatedStreetsConfig)})
+    with progress_bars(config.quiet) as progress:
+        written, kept = write_kitti_folder(config.out, settings, progress)
+    if config.json:
+        print(json.dumps({"out": str(config.out), "frames": config.count, "written": written, "kept": kept}))
+    else:
+        print(f"{written} frames written to {config.out}" + (f", {kept} were there" if kept else ""))
+    return 0

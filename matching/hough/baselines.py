@@ -2,8 +2,8 @@
 
 fpfh-ransac: R. Rusu et al., ICRA 2009, section IV (RANSAC of 100k iterations over mutual matches, with checks of edge
 lengths and distance). fgr: Q.-Y. Zhou, J. Park and V. Koltun, "Fast Global Registration", ECCV 2016, by Open3D.
-kiss: H. Lim et al., "KISS-Matcher", 2024, as published, with its own features. kiss-matches: its pruning and solver on our
-mutual matches. Each gives its pose as `coarse`, and the pose after our ICP as `target_from_source`.
+kiss: H. Lim et al., "KISS-Matcher", 2024, as published, with its own features. kiss-matches: its pruning and solver on
+our mutual matches. Each gives its pose as `coarse`, and the pose after our ICP as `target_from_source`.
 """
 
 from __future__ import annotations

@@ -51,6 +51,24 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
     ),
     # Its flags depend on the file that it is given: it reads them itself.
     ("train",): ("vision3d.cli.train", "", "run", "train a model from a YAML file; run again, it goes on"),
+    ("evaluate", "3dmatch"): (
+        "vision3d.cli.evaluate_registration",
+        "EvaluateFragmentsConfig",
+        "run_3dmatch",
+        "registration of indoor fragments by the official rules",
+    ),
+    ("evaluate", "3dlomatch"): (
+        "vision3d.cli.evaluate_registration",
+        "EvaluateFragmentsConfig",
+        "run_3dlomatch",
+        "the same for fragments that overlap little",
+    ),
+    ("evaluate", "kitti-odometry"): (
+        "vision3d.cli.evaluate_registration",
+        "EvaluateKittiOdometryConfig",
+        "run_kitti_odometry",
+        "registration of LiDAR scans 10 m apart",
+    ),
     ("bench", "reconstruct"): (
         "vision3d.bench.reconstruct",
         "BenchReconstructConfig",

@@ -16,8 +16,8 @@ class CloudPair:
 
     name: unique in its data set, path-like. scene: the group it is averaged in.
     information: 6x6 that weighs (translation, quaternion xyz) of an error in the target's frame, as 3DMatch's rule does
-    with gt.info; None where nothing says it. neighbours: the clouds follow each other in the sequence, so that 3DMatch's RMSE
-    rule leaves the pair out. overlap: fraction of the clouds that they share, None where unknown.
+    with gt.info; None where nothing says it. neighbours: the clouds follow each other in the sequence, and 3DMatch's
+    RMSE rule leaves the pair out. overlap: fraction of the clouds that they share, None where unknown.
     """
 
     name: str

@@ -8,6 +8,7 @@ alignments agree with direct ones to a few hundredths of a degree and about 2 cm
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -56,7 +57,7 @@ class DrivePairs(torch.utils.data.Dataset[CloudPair]):
         """first_from_second over all scans between."""
         numbers = self.frames[self.frames.index(first) : self.frames.index(second) + 1]
         pose = RigidTransform.identity()
-        for a, b in zip(numbers[:-1], numbers[1:], strict=True):
+        for a, b in pairwise(numbers):
             pose = pose @ _neighbours(self.scans[a], self.scans[b])
         return pose
 

@@ -6,8 +6,8 @@ than 10 m away, among the next 100; the next pair starts one scan later. Pair 15
 
 The odometry's poses are too coarse for ground truth. They are refined by point-to-point ICP (0.2 m, 200 steps, 5 cm
 grid), which is saved for each pair. Two things differ from FCGF's code: each sequence has its own calibration there,
-and the ICP's motion is applied after the start, in the frame where it was found (FCGF multiplies it from the other side,
-an error of the second order in both motions).
+and the ICP's motion is applied after the start, in the frame where it was found (FCGF multiplies it from the other
+side, an error of the second order in both motions).
 """
 
 from __future__ import annotations

@@ -20,9 +20,11 @@ from vision3d.data.cloud_pairs import CloudPair
 from vision3d.geometry.rotation import quaternion_to_matrix
 
 NEAR_M = 0.0375
-_STEPS = 40  # of the bisection
-_TOLERANCE = 0.005
+_WITHIN = 0.015  # of the overlap that was asked for
+_DIRECTIONS, _ROUNDS = 20, 4  # that are tried
+_STEPS, _TOLERANCE = 40, 0.003  # of the bisection
 _LEAST_POINTS = 1000
+Masks = tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " m"]]
 
 
 def crop_to_overlap(pair: CloudPair, overlap: float, seed: int) -> CloudPair:
@@ -41,20 +43,19 @@ def crop_to_overlap(pair: CloudPair, overlap: float, seed: int) -> CloudPair:
     shared = _has_near(source, target), _has_near(target, source)
     if max(shared[0].mean(), shared[1].mean()) < overlap:
         raise ValueError(f"{pair.name} overlaps by {max(s.mean() for s in shared):.0%}, less than {overlap:.0%}")
-    for _ in range(20):
+    for _ in range(_DIRECTIONS):
         direction = random.normal(size=3)
         direction /= np.linalg.norm(direction)
-        along = source @ direction, target @ direction
-        kept = _cut(along, shared, overlap)
-        if kept is not None:
+        found = _cut_to(source, target, shared, direction, overlap)
+        if found is not None:
             break
     else:
         raise ValueError(f"{pair.name} could not be cut to an overlap of {overlap:.0%}")
+    kept, near = found
     quaternion = torch.from_numpy(random.normal(size=4))
     motion = RigidTransform(
         quaternion_to_matrix(quaternion / quaternion.norm()), torch.from_numpy(random.uniform(-1, 1, 3))
     )
-    near = _has_near(source[kept[0]], target[kept[1]]), _has_near(target[kept[1]], source[kept[0]])
     return replace(
         pair,
         name=f"{pair.name}_{overlap * 100:g}percent_{seed}",
@@ -93,9 +94,28 @@ def _has_near(points: np.ndarray, others: np.ndarray) -> Bool[np.ndarray, " n"]:
     return near
 
 
-def _cut(
-    along: tuple[np.ndarray, np.ndarray], shared: tuple[np.ndarray, np.ndarray], overlap: float
-) -> tuple[np.ndarray, np.ndarray] | None:
+def _cut_to(
+    source: np.ndarray, target: np.ndarray, shared: Masks, direction: np.ndarray, overlap: float
+) -> tuple[Masks, Masks] | None:
+    """What either cloud keeps, and which of that has a near point of what the other keeps; None if it cannot be.
+
+    `_cut` takes no notice of points that lost their partner on the other side of a plane: it is asked again.
+    """
+    along = source @ direction, target @ direction
+    asked = overlap
+    for _ in range(_ROUNDS):
+        kept = _cut(along, shared, asked)
+        if kept is None:
+            return None
+        near = _has_near(source[kept[0]], target[kept[1]]), _has_near(target[kept[1]], source[kept[0]])
+        reached = float(max(near[0].mean(), near[1].mean()))
+        if abs(reached - overlap) < _WITHIN:
+            return kept, near
+        asked *= overlap / max(reached, overlap / 4)
+    return None
+
+
+def _cut(along: tuple[np.ndarray, np.ndarray], shared: Masks, overlap: float) -> Masks | None:
     """What the source keeps below middle + half and the target above middle - half; a point is shared then if it was
     and lies between the planes."""
     middle = float(np.median(along[0][shared[0]]))
@@ -115,7 +135,7 @@ def _cut(
 
 
 def _information(points: Float64[np.ndarray, "n 3"]) -> torch.Tensor:
-    """As the published gt.info: the sum of G^T G with G = [I, -[p]x], the derivative of a point by (t, rotation vector).
+    """As the published gt.info: the sum of G^T G, G = [I, -[p]x] the derivative of a point by (t, rotation vector).
 
     The rule multiplies it with a quaternion's xyz, half a rotation vector, so that half of a rotation's error counts.
     """

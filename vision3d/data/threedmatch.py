@@ -6,8 +6,9 @@ with gt.log, gt.info and, where it is there, gt_overlap.log; for 3DMatch also RO
 ROOT/gt_result/SCENE-evaluation, as the official archives unpack.
 
 The source is fragment i and the target fragment j, as DGR, PointDSC and DHVR register them: target_from_source is the
-inverse of gt.log's matrix. (gt.info's numbers are sums over points in the frame of fragment i, and without the factor 2
-between a quaternion and a rotation; the official rule weighs an error in the frame of fragment j with them all the same.)
+inverse of gt.log's matrix. (gt.info's numbers are sums over points in the frame of fragment i, without the factor 2
+between a quaternion and a rotation; the official rule weighs an error in the frame of fragment j with them all the
+same.)
 Note: the cloud_bin_0.ply of the kitchen that some repositories ship is in another frame than gt.log.
 """
 

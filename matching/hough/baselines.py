@@ -18,8 +18,7 @@ import torch
 
 from vision3d.core import Correspondences, PointCloud, RigidTransform, Vision3DError
 from vision3d.geometry.rotation import nearest_rotation
-from vision3d.matching.hough.candidates import INLIER
-from vision3d.matching.hough.consensus import Pose, residuals
+from vision3d.matching.hough.consensus import Pose
 from vision3d.matching.hough.features import Described, describe, mutual_matches
 from vision3d.matching.hough.registration import Evidence, Registration
 from vision3d.matching.hough.surface import align, surface
@@ -33,6 +32,8 @@ Solve = Callable[[Described, Described, float, int], Pose | None]
 
 def register_with(solve: Solve, source: PointCloud, target: PointCloud, voxel: float, seed: int) -> Registration:
     """target_from_source by one of `BASELINES`, refined by our ICP; registered means that it found a pose at all.
+
+    No inliers are returned.
 
     Raises:
         Vision3DError: the library is not installed or does not load. ValueError: points that are not finite.
@@ -59,26 +60,16 @@ def register_with(solve: Solve, source: PointCloud, target: PointCloud, voxel: f
     goal = surface(second.points, second.normals, 2 * voxel)
     refined = align(first.points, first.normals, goal, coarse, (2 * voxel, voxel))
     timings["refinement"] = time.perf_counter() - solved
-    indices, _ = mutual_matches(first.features, second.features)
-    points0, points1 = first.points[indices[:, 0]], second.points[indices[:, 1]]
-    good = residuals(points0, points1, refined) < INLIER * voxel
     return Registration(
         registered=True,
         target_from_source=_between(refined, first, second),
         coarse=_between(coarse, first, second),
-        inliers=Correspondences(
-            torch.from_numpy(points0[good] + first.center),
-            torch.from_numpy(points1[good] + second.center),
-            torch.ones(int(good.sum()), dtype=torch.float64),
-        ),
+        inliers=Correspondences.empty(3),
         evidence=Evidence(
             reason="it found a pose; it gives no verdict",
             voxel=voxel,
             source_points=len(first.points),
             target_points=len(second.points),
-            matches=len(indices),
-            match_inliers=int(good.sum()),
-            inlier_ratio=float(good.mean()) if len(good) else 0.0,
         ),
         timings=timings,
     )

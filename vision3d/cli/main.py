@@ -100,6 +100,12 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run_lidar",
         "labelled scans of simulated streets in KITTI's layout",
     ),
+    ("bench", "register"): (
+        "vision3d.bench.register",
+        "BenchRegisterConfig",
+        "run",
+        "recall and time of `register` beside RANSAC, FGR, KISS-Matcher",
+    ),
     ("demo",): ("vision3d.cli.demo", "DemoConfig", "run", "reconstruct two photos with known depth"),
     ("doctor",): ("vision3d.cli.doctor", "DoctorConfig", "run", "what works on this machine, and what to do"),
 }

@@ -80,7 +80,7 @@ def draw_recall_plot(title: str, panels: Sequence[Panel]) -> Image.Image:
         heading = f"{title}. {panel.title}" if number == 0 else panel.title
         draw.text(((x0 + LEFT) * k, TOP // 2 * k), heading, INK, large, anchor="lm")
         draw.text((place(0.5, 0)[0], (HEIGHT - 14) * k), panel.label, INK, small, anchor="mm")
-        draw.text((place(0, 1)[0] - 8 * k, place(0, 1)[1] - 16 * k), "recall %", INK, small, anchor="mm")
+        draw.text(((x0 + WIDTH - RIGHT) * k, TOP // 2 * k), "recall %", INK, small, anchor="rm")
         for i, (method, errors) in enumerate(panel.errors.items()):
             color = COLORS[i % len(COLORS)]
             points = [place(x / panel.most, y) for x, y in _steps(errors, panel.most)]

@@ -97,7 +97,7 @@ def score_registration(
     scores = [score for scores in by_method.values() for score in scores]
     report = RegistrationReport(benchmark, settings, tuple(notes), tables, scores)
     atomic_write_json(out / "report.json", report.json())
-    shown = {method: by_method[method] for method in settings.methods}
+    shown = {m: scores for m, scores in by_method.items() if m in settings.methods or m.startswith(OURS)}
     limits = (0.6, 5.0) if benchmark == "KITTI odometry" else (0.3, 15.0)
     write_recall_plot(out / "recall.png", benchmark, panels(shown, *limits))
     return report

@@ -41,12 +41,19 @@ def _xfeat_semidense(**options: Any) -> Matcher:
     return XFeatSemiDense(**options)
 
 
+def _eloftr(**options: Any) -> Matcher:
+    from vision3d.matching.eloftr.matcher import EfficientLoFTRMatcher
+
+    return EfficientLoFTRMatcher(**options)
+
+
 MATCHERS: dict[str, Callable[..., Matcher]] = {
     "sift": _sift,
     "aliked-lightglue": _aliked_lightglue,
     "disk-lightglue": _disk_lightglue,
     "xfeat-lighterglue": _xfeat_lighterglue,
     "xfeat-semidense": _xfeat_semidense,
+    "eloftr": _eloftr,
 }
 
 # Keys of vision3d.weights.WEIGHTS that a matcher loads.
@@ -56,6 +63,7 @@ MATCHER_WEIGHTS: dict[str, tuple[str, ...]] = {
     "disk-lightglue": ("disk-depth", "disk-lightglue"),
     "xfeat-lighterglue": ("xfeat", "xfeat-lighterglue"),
     "xfeat-semidense": ("xfeat",),
+    "eloftr": ("efficientloftr",),
 }
 
 

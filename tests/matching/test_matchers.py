@@ -17,7 +17,8 @@ from vision3d.weights import load_weights
 needs_aliked = pytest.mark.skipif(not weights_on_disk("aliked-lightglue"), reason="ALIKED's weights are not here")
 
 
-@pytest.fixture(scope="module", params=list(MATCHERS))
+# Efficient LoFTR, whose weights no package carries, has the same tests with seeded ones in test_eloftr.py.
+@pytest.fixture(scope="module", params=[name for name in MATCHERS if name != "eloftr"])
 def matcher(request: pytest.FixtureRequest) -> Matcher:
     if not weights_on_disk(request.param):
         pytest.skip(f"the weights of {request.param} are not on this machine")

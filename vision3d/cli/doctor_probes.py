@@ -140,7 +140,8 @@ def weights_probe() -> str:
     from vision3d.weights import WEIGHTS, find_weights
 
     found = {name: find_weights(name) for name in WEIGHTS}
-    return json.dumps({name: [str(hit[0]) if hit else None, WEIGHTS[name].install] for name, hit in found.items()})
+    advice = {name: entry.install or f"fetched at first use from {entry.url}" for name, entry in WEIGHTS.items()}
+    return json.dumps({name: [str(hit[0]) if hit else None, advice[name]] for name, hit in found.items()})
 
 
 def _need(module: str) -> None:

@@ -1,0 +1,243 @@
+"""Efficient LoFTR: the authors' outputs, padding and batches, layouts of checkpoints, the matcher, bad input."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from eloftr_scenes import NARROW, seeded_weights, shifted_photos, texture
+from torch import Tensor
+
+from vision3d.core import Image
+from vision3d.errors import UsageError, Vision3DError
+from vision3d.matching.eloftr import EfficientLoFTR, EfficientLoFTRConfig
+from vision3d.matching.eloftr.checkpoint import build_eloftr
+from vision3d.matching.eloftr.coarse import confidence_matrix, match_cells
+from vision3d.matching.eloftr.fine import windows
+from vision3d.matching.eloftr.matcher import EfficientLoFTRMatcher
+from vision3d.matching.eloftr.valid import Extents
+
+# Outputs of the authors' code (Apache-2.0, commit ffd4a46, rotary tables in float32, a quarter of the channels) with
+# the weights of `seeded_weights` on `shifted_photos`; its coordinates have their zero at a pixel's centre.
+REFERENCE = np.load(Path(__file__).parent / "eloftr_reference.npz")
+
+
+@pytest.fixture(scope="module")
+def net() -> EfficientLoFTR:
+    made = EfficientLoFTR(NARROW).eval()
+    made.load_state_dict(seeded_weights(made, torch.from_numpy(REFERENCE["statistics"])))
+    return made
+
+
+def _match(net: EfficientLoFTR, *photos: Tensor, **sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.inference_mode():
+        found = net(*photos, **sizes)
+    return found.points0, found.points1, found.scores
+
+
+def test_equals_the_authors_code(net: EfficientLoFTR) -> None:
+    photos = shifted_photos()
+    with torch.inference_mode():
+        cells = net.features(*photos).cells
+    for ours, name in zip(cells, ("cells0", "cells1"), strict=True):
+        rows = ours[0].flatten(1).T[torch.from_numpy(REFERENCE["order"])]
+        torch.testing.assert_close(rows, torch.from_numpy(REFERENCE[name]), atol=1e-4, rtol=0)
+    points0, points1, scores = _match(net, *photos)
+    np.testing.assert_allclose(points0 - 0.5, REFERENCE["points0"], atol=0.01)
+    np.testing.assert_allclose(points1 - 0.5, REFERENCE["points1"], atol=0.01)
+    np.testing.assert_allclose(scores, REFERENCE["confidence"], atol=1e-4)
+    assert len(scores) > 8
+
+
+def test_published_size_and_compact_size() -> None:
+    assert sum(p.numel() for p in EfficientLoFTR(EfficientLoFTRConfig()).parameters()) == 16_025_216
+    assert sum(p.numel() for p in EfficientLoFTR(EfficientLoFTRConfig.compact()).parameters()) < 2_000_000
+
+
+def test_fused_equals_branches(net: EfficientLoFTR) -> None:
+    photos = shifted_photos()
+    fused = copy.deepcopy(net).fuse()
+    assert not any("rbr_dense" in name for name in fused.state_dict())
+    with torch.inference_mode():
+        slow, fast = net.features(*photos), fused.features(*photos)
+    torch.testing.assert_close(fast.cells[0], slow.cells[0], atol=1e-3, rtol=0)  # values up to 10
+    torch.testing.assert_close(_match(fused, *photos)[1], _match(net, *photos)[1], atol=1e-3, rtol=0)
+
+
+def test_a_batch_of_padded_photos_equals_single_calls(net: EfficientLoFTR) -> None:
+    """Sizes that are no multiple of 8 or 32; what the canvas holds beyond a photo must not matter."""
+    sizes = [(160, 224), (131, 203), (96, 224), (155, 100)]
+    big0, big1 = shifted_photos()
+    canvas0, canvas1 = big0.repeat(4, 1, 1, 1) + 0, big1.repeat(4, 1, 1, 1) + 0
+    points = [_match(net, big0[..., :h, :w], big1[..., :h, :w]) for h, w in sizes]
+    with torch.inference_mode():
+        found = net(canvas0, canvas1, torch.tensor(sizes), torch.tensor(sizes))
+    assert sum(len(p[0]) for p in points) == len(found) > 10
+    for item, (points0, points1, scores) in enumerate(points):
+        here = found.item == item
+        torch.testing.assert_close(found.points0[here], points0, atol=0.01, rtol=0)
+        torch.testing.assert_close(found.points1[here], points1, atol=0.01, rtol=0)
+        torch.testing.assert_close(found.scores[here], scores, atol=1e-4, rtol=1e-3)
+        height, width = sizes[item]
+        assert (found.points0[here] < torch.tensor([width, height])).all()
+
+
+def test_photos_of_different_sizes(net: EfficientLoFTR) -> None:
+    photo0, photo1 = shifted_photos()
+    small = photo1[..., :96, :160]
+    points0, points1, _ = _match(net, photo0, small)
+    back1, back0, _ = _match(net, small, photo0)
+    assert len(points0) > 0 and len(back0) > 0
+    assert (points1 < torch.tensor([160, 96])).all() and (back1 < torch.tensor([160, 96])).all()
+
+
+def test_cells_match_as_in_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vision3d.matching.eloftr.coarse.BLOCK", 500)  # many blocks
+    generator = torch.Generator().manual_seed(3)
+    cells1 = torch.randn(1, 64, 9, 12, generator=generator)
+    cells0 = (cells1 + 0.5 * torch.randn(1, 64, 9, 12, generator=generator)).roll((2, 3), (2, 3))
+    valid0, valid1 = torch.ones(1, 9, 12, dtype=torch.bool), torch.ones(1, 9, 12, dtype=torch.bool)
+    valid0[:, :, 10:] = False
+    config = EfficientLoFTRConfig(threshold=0.2, border=1, temperature=0.1)
+    found = match_cells(cells0, cells1, valid0, valid1, config)
+
+    keep = valid0.flatten().nonzero()[:, 0]
+    matrix = confidence_matrix(cells0[0].flatten(1).T[keep], cells1[0].flatten(1).T, 0.1)
+    mutual = (matrix == matrix.amax(1, keepdim=True)) & (matrix == matrix.amax(0)) & (matrix > 0.2)
+    expected = {}
+    for row, column in mutual.nonzero().tolist():
+        cell = int(keep[row])
+        inside0 = 1 <= cell // 12 < 8 and 1 <= cell % 12 < 9
+        inside1 = 1 <= column // 12 < 8 and 1 <= column % 12 < 11
+        if inside0 and inside1:
+            expected[cell, column] = float(matrix[row, column])
+    assert list(zip(found.cells0.tolist(), found.cells1.tolist(), strict=True)) == list(expected)
+    np.testing.assert_allclose(found.confidence, list(expected.values()), rtol=1e-5)
+    assert 20 < len(expected) < len(keep)
+
+
+def test_optimised_mode_compares_similarities() -> None:
+    generator = torch.Generator().manual_seed(3)
+    cells = torch.randn(1, 64, 6, 6, generator=generator)
+    valid = torch.ones(1, 6, 6, dtype=torch.bool)
+    config = EfficientLoFTRConfig(mode="optimised", threshold=5.0, border=0)
+    found = match_cells(cells, 0.9 * cells, valid, valid, config)
+    similarity = 0.9 * cells.square().sum(1).flatten() / (64 * 0.1)
+    assert found.cells0.tolist() == found.cells1.tolist() == (similarity > 5).nonzero()[:, 0].tolist()
+    kept = similarity[similarity > 5]
+    torch.testing.assert_close(found.confidence, kept / (kept + 5))
+
+
+def test_windows_are_cut_from_the_doubled_map() -> None:
+    half = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(4))
+    full = torch.nn.functional.interpolate(half, scale_factor=2.0, mode="bilinear", align_corners=False)
+    item, cell = torch.tensor([0, 1, 1]), torch.tensor([0, 7, 23])
+    extents = Extents(torch.tensor([[32, 48]] * 2), (32, 48))
+    ring = torch.nn.functional.unfold(full, 10, stride=8, padding=1).unflatten(1, (3, 100))
+    expected = ring[item, :, :, cell].transpose(1, 2)
+    torch.testing.assert_close(windows(half, item, cell, 6, 1, extents), expected)
+    inner = expected.unflatten(1, (10, 10))[:, 1:-1, 1:-1].flatten(1, 2)
+    torch.testing.assert_close(windows(half, item, cell, 6, 0, extents), inner)
+
+
+def _transformers_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state under the names of the transformers library (5.23), written down from its state_dict."""
+    branches = {"rbr_dense.conv": "conv1.conv", "rbr_dense.bn": "conv1.norm", "rbr_1x1.conv": "conv2.conv",
+                "rbr_1x1.bn": "conv2.norm", "rbr_identity": "identity"}  # fmt: skip
+    inside = {"aggregate": "aggregation.q_aggregation", "norm1": "aggregation.norm", "q_proj": "attention.q_proj",
+              "k_proj": "attention.k_proj", "v_proj": "attention.v_proj", "merge": "attention.o_proj",
+              "mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2", "norm2": "mlp.layer_norm"}  # fmt: skip
+    fine = {"layer3_outconv": "out_conv"}
+    for level, i in ((2, 0), (1, 1)):
+        for ours, theirs in (("", "1"), ("2.0", "2"), ("2.3", "3")):
+            fine[f"layer{level}_outconv{ours}"] = f"out_conv_layers.{i}.out_conv{theirs}"
+        fine[f"layer{level}_outconv2.1"] = f"out_conv_layers.{i}.batch_norm"
+    renamed = {}
+    for name, value in state.items():
+        path, leaf = name.rsplit(".", 1)
+        parts = path.split(".")
+        if parts[0] == "backbone":
+            stage, block = (0, 0) if parts[1] == "layer0" else (int(parts[1][-1]), int(parts[2]))
+            branch = ".".join(parts[2:] if stage == 0 else parts[3:])
+            path = f"backbone.stages.{stage}.blocks.{block}.{branches[branch]}"
+        elif parts[0] == "loftr_coarse":
+            kind = "cross_attention" if int(parts[2]) % 2 else "self_attention"
+            rest = inside[".".join(parts[3:])]
+            path = f"local_feature_transformer.layers.{int(parts[2]) // 2}.{kind}.{rest}"
+        else:
+            path = f"refinement_layer.{fine['.'.join(parts[1:])]}"
+        prefix = "" if path.startswith("refinement") else "efficientloftr."
+        renamed[f"{prefix}{path}.{leaf}"] = value
+    assert len(renamed) == len(state)
+    return renamed
+
+
+@pytest.mark.parametrize("layout", ["bare", "matcher", "training", "transformers", "fused"])
+def test_published_layouts_load(net: EfficientLoFTR, layout: str, tmp_path: Path) -> None:
+    state = net.state_dict()
+    if layout == "matcher":
+        state = {f"matcher.{name}": value for name, value in state.items()}
+    elif layout == "training":  # what reading {"state_dict": ..., "optimizer_states": ...} gives
+        state = {f"state_dict.matcher.{name}": value for name, value in state.items()}
+        state["optimizer_states.0.exp_avg"] = torch.zeros(3)
+    elif layout == "transformers":
+        state = _transformers_names(state)
+    elif layout == "fused":
+        state = copy.deepcopy(net).fuse().state_dict()
+    loaded = build_eloftr(state, "test", NARROW)
+    photos = shifted_photos()
+    for ours, theirs in zip(_match(loaded, *photos), _match(net, *photos), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_wrong_checkpoints_are_refused(net: EfficientLoFTR) -> None:
+    state = net.state_dict()
+    short = {name: value for name, value in state.items() if name != "loftr_coarse.layers.3.merge.weight"}
+    with pytest.raises(Vision3DError, match=r"lacks loftr_coarse\.layers\.3\.merge\.weight"):
+        build_eloftr(short, "test", NARROW)
+    with pytest.raises(Vision3DError, match="unknown extra"):
+        build_eloftr({**state, "extra": torch.zeros(1)}, "test", NARROW)
+    with pytest.raises(Vision3DError, match="another shape"):
+        build_eloftr(state, "test", EfficientLoFTRConfig())
+    with pytest.raises(Vision3DError, match="two tensors"):
+        build_eloftr({**state, "matcher.backbone.layer0.rbr_dense.conv.weight": torch.zeros(1)}, "test", NARROW)
+
+
+def test_matcher_answers_in_px_of_the_originals(net: EfficientLoFTR, tmp_path: Path) -> None:
+    compact = EfficientLoFTR(replace(EfficientLoFTRConfig.compact(), threshold=0.0))
+    seeded = seeded_weights(compact)
+    torch.save({"state_dict": {f"matcher.{name}": value for name, value in seeded.items()}}, tmp_path / "w.ckpt")
+    matcher = EfficientLoFTRMatcher(compact=True, threshold=0.0, weights=tmp_path / "w.ckpt")
+    grey0, grey1 = (photo[0].expand(3, -1, -1).contiguous() for photo in shifted_photos())
+    image0 = Image(grey0, "0", (448, 320), scale=(2.0, 2.0))
+    image1 = Image(grey1, "1", (224, 160))
+    found = matcher.match(image0, image1)
+    plain = matcher.match(Image(grey0, "0", (224, 160)), image1)
+    assert len(found) == len(plain) > 0
+    torch.testing.assert_close(found.points0, 2 * plain.points0)
+    torch.testing.assert_close(found.points1, plain.points1)
+    assert len(matcher.match(Image(grey0[:, :20, :20], "tiny", (20, 20)), image1)) == 0
+    with pytest.raises(UsageError, match="no published weights"):
+        EfficientLoFTRMatcher(compact=True)
+
+
+def test_odd_photos_give_no_nan(net: EfficientLoFTR) -> None:
+    black, white = torch.zeros(1, 1, 64, 640), torch.ones(1, 1, 64, 640)
+    for photo0, photo1 in ((black, black), (black, white), (white, texture(33, 64))):
+        for values in _match(net, photo0, photo1):
+            assert torch.isfinite(values).all()
+
+
+def test_bad_input_is_named(net: EfficientLoFTR) -> None:
+    photo, _ = shifted_photos()
+    broken = photo.clone()
+    broken[0, 0, 3, 4] = torch.nan
+    for wrong, message in ((broken, "not finite"), (photo[:, :, :0], "empty"), (photo[:0], "empty")):
+        with pytest.raises(ValueError, match=message):
+            net(wrong, wrong)
+    with pytest.raises(ValueError, match="sizes0"):
+        net(photo, photo, torch.tensor([[500, 20]]))

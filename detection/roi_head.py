@@ -149,11 +149,14 @@ def grid_points(rois: Float[Tensor, "n 7"], cells: int) -> Float[Tensor, "n g 3"
 
 
 def corner_loss(found: Float[Tensor, "n 7"], truth: Float[Tensor, "n 7"]) -> Float[Tensor, " n"]:
-    """Huber loss of the distance of the 8 corners, to the true box or to the same turned by pi, whichever is nearer."""
+    """Huber loss of the distance of the 8 corners, mean, to the true box or to the same turned by pi: the smaller one.
+
+    Qi et al., "Frustum PointNets", CVPR 2018, equation 2.
+    """
     turned = torch.cat([truth[:, :6], truth[:, 6:] + torch.pi], dim=1)
     mine, ahead, back = (grid_points(_double(rows), 2) for rows in (found, truth, turned))
-    apart = torch.minimum((mine - ahead).norm(dim=2), (mine - back).norm(dim=2))
-    return F.huber_loss(apart, torch.zeros_like(apart), reduction="none").mean(1)
+    apart = torch.stack([(mine - ahead).norm(dim=2), (mine - back).norm(dim=2)])
+    return F.huber_loss(apart, torch.zeros_like(apart), reduction="none").mean(2).amin(0)
 
 
 def _double(rows: Tensor) -> Tensor:

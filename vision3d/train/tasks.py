@@ -10,7 +10,10 @@ from vision3d.errors import UsageError
 from vision3d.train.task import Task
 
 # Name in the YAML -> (module, its frozen keyword-only configuration class). The module has `build(config) -> Task`.
-TASKS: dict[str, tuple[str, str]] = {}
+TASKS: dict[str, tuple[str, str]] = {
+    "detector": ("vision3d.train.detector", "DetectorTaskConfig"),
+    "point_features": ("vision3d.train.point_features", "PointFeaturesConfig"),
+}
 
 
 def task_named(name: object) -> tuple[type, Callable[[Any], Task]]:

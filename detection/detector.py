@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vision3d.config import load_config
+from vision3d.config import load_config, read_yaml
 from vision3d.core import Boxes3D, Image, PointCloud, SparseTensor
 from vision3d.detection.anchor_head import AnchorHead, AnchorHeadConfig, AnchorOutput
 from vision3d.detection.backbone import BackboneConfig, BackboneOutput, SparseBackbone
@@ -186,15 +186,19 @@ class Detector(nn.Module):
 
 
 def load_detector(weights: Path, config: Path | DetectorConfig) -> Detector:
-    """A detector in evaluation mode from a file of weights (ours or OpenPCDet's) and its settings (YAML or object).
+    """A detector in evaluation mode from a file of weights (ours or OpenPCDet's) and its settings.
+
+    config: the settings, a YAML file of them, or one of a training run (`task: detector`), whose detector counts.
 
     Raises:
         UsageError: a broken configuration. Vision3DError: weights that are missing, damaged or of another architecture.
     """
     from vision3d.detection.checkpoint import load_checkpoint
 
-    settings = config if isinstance(config, DetectorConfig) else load_config(DetectorConfig, config)
-    detector = Detector(settings)
+    if not isinstance(config, DetectorConfig):
+        section = ("settings", "detector") if "task" in read_yaml(config) else ()
+        config = load_config(DetectorConfig, config, section)
+    detector = Detector(config)
     load_checkpoint(detector, weights)
     return detector.eval()
 

@@ -16,13 +16,21 @@ from vision3d.errors import UsageError
 T = TypeVar("T")
 
 
-def load_config(cls: type[T], path: Path | str) -> T:
+def load_config(cls: type[T], path: Path | str, section: Sequence[str] = ()) -> T:
     """The settings in a YAML file; fields it leaves out take their defaults.
+
+    section: keys of nested mappings that lead to the settings, such as ("settings", "detector").
 
     UsageError, in one line with file and key, for an unreadable file, an unknown, repeated or missing key, or a value
     of the wrong kind.
     """
-    return _validate(cls, read_yaml(path), Path(path))
+    values = read_yaml(path)
+    for depth, key in enumerate(section, 1):
+        inner = values.get(key)
+        if not isinstance(inner, dict):
+            raise UsageError(f"{path}: has no settings under {'.'.join(section[:depth])}")
+        values = inner
+    return _validate(cls, values, Path(path))
 
 
 def dump_config(config: object) -> str:

@@ -238,8 +238,13 @@ class _Fit:
         values["surfels"] = float((self.state.parameters["logit_opacities"].detach().sigmoid() > DEAD).sum())
         values["camera_movement_deg"] = self._movement_deg()
         due = len(self.curves.steps) % max(1, self.total // len(self.views) // 12) == 0
+        values["longer_side_px"] = float(max(max(view.rgb.shape[1:]) for view in self._level_views()))
         values["psnr_held_out"] = self.held_out_psnr() if self.held_out and due else math.nan
         self.curves.add(self.state.step, self.state.seconds, values)
+
+    def _level_views(self) -> list[View]:
+        """The views at the size of the last step."""
+        return next(iter(self.levels.values())).views
 
     def _movement_deg(self) -> float:
         poses = self.state.parameters["poses"].detach()

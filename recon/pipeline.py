@@ -7,26 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from vision3d.core import CameraPrior, Progress, RigidTransform, Scene, UsageError, Vision3DError, silent
 from vision3d.data.photos import PhotoInfo, SkippedPhoto, camera_priors, known_poses, load_mask, scan_folder
 from vision3d.matching.base import Matcher
-from vision3d.matching.catalogue import MATCHERS, make_matcher, weights_on_disk
+from vision3d.matching.catalogue import make_matcher, weights_on_disk
 from vision3d.recon.colors import colored
-from vision3d.recon.dense_init import DenseInitConfig
 from vision3d.recon.evidence import Evidence, Gatherer
-from vision3d.recon.fit_config import FitConfig
 from vision3d.recon.known_poses import in_frame_of, refine_known_poses, triangulate_known_poses
-from vision3d.recon.mesh import MeshConfig
+from vision3d.recon.photometric.align import AlignConfig, align_scene
 from vision3d.recon.polish import PolishConfig, polish_poses
 from vision3d.recon.poses_file import read_result, write_result
+from vision3d.recon.reconstruct_config import ReconstructConfig as ReconstructConfig
+from vision3d.recon.reconstruct_config import check_settings
+from vision3d.recon.report.statistics import weakly_tied
 from vision3d.recon.results import RunSummary, write_results, write_scene
 from vision3d.recon.run_folder import RunFolder, open_run
 from vision3d.recon.sfm import SfmConfig, SfmResult, estimate_poses
-from vision3d.recon.surface import Surface, SurfaceSettings, build_surface
+from vision3d.recon.surface import Surface, SurfaceSettings, build_surface, file_digest, scene_digest
 from vision3d.recon.tracks import Pair
 from vision3d.recon.unite import united
 from vision3d.recon.upright import upright_turns
@@ -35,47 +35,18 @@ from vision3d.recon.verified_file import fingerprint
 from vision3d.recon.view_graph import ThinGraph, VerifiedPair, graph_is_thin
 
 LEARNED = "aliked-lightglue"  # what `auto` adds where SIFT is not enough
+OBJECT_SILHOUETTE = 0.2  # weight of the silhouette for masks that cut out an object
+RESULTS = (
+    "run.json",
+    "report.html",
+    "overview.png",
+    "surfels.ply",
+    "renders",
+    "orbit.mp4",
+    "mesh.ply",
+    "mesh.glb",
+)  # what depends on the scene and on the settings of the surface
 FEW_PHOTOS = 20  # up to so many, learned features are matched in all pairs, beyond only where the view graph is thin
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReconstructConfig:
-    """Settings of a reconstruction. Every field is a flag of `vision3d reconstruct`."""
-
-    photos: Path
-    """folder of photos (subfolders are read too)"""
-    out: Path
-    """folder for the results; in an earlier run's folder the work goes on where that run was"""
-    matcher: str = "auto"
-    """auto (SIFT, and learned features where SIFT is not enough), or a matcher's name (`vision3d match --help`)"""
-    max_size: int = 1024
-    """longer side in px at which photos are matched"""
-    intrinsics: Path | None = None
-    """known intrinsics, kept fixed: a cameras.json, a COLMAP model folder or a transforms.json"""
-    known_poses: bool = False
-    """take the poses in the --intrinsics file as they are, and only triangulate points"""
-    refine_poses: bool = False
-    """take the poses in the --intrinsics file as a start and improve them"""
-    share_intrinsics: Literal["auto", "all", "none"] = "auto"
-    """which photos share one camera: auto (same size, make, model and focal length), all of one size, or none"""
-    masks: Path | None = None
-    """folder of masks: NAME.png for photo NAME; black is ignored"""
-    until: Literal["matches", "poses", "surfels", "mesh"] = "mesh"
-    """last stage to run"""
-    view_size: int = 768
-    """longer side in px of the photos that surfels are fitted to"""
-    holdout: int | None = None
-    """keep the first of every HOLDOUT photos out of the surfels and measure PSNR and SSIM on them; 8 is usual"""
-    max_time: float | None = None
-    """seconds after which the fitting of surfels stops"""
-    dense: DenseInitConfig = field(default_factory=DenseInitConfig)
-    """how surfels are started"""
-    fit: FitConfig = field(default_factory=FitConfig)
-    """how surfels are fitted"""
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    """how the mesh is fused"""
-    seed: int = 0
-    """seed of everything random"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +76,7 @@ def reconstruct(config: ReconstructConfig, progress: Progress = silent) -> Recon
         UsageError: the call is wrong: no photos, unknown matcher, a file that does not fit, an OUT of somebody else.
         Vision3DError: the work failed: one photo only, nothing in common, weights missing, disk full.
     """
-    _check(config)
+    check_settings(config)
     started = time.perf_counter()
     infos, skipped = scan_folder(
         config.photos, config.masks, lambda done, total: progress("photos", done, total), exclude=config.out
@@ -129,7 +100,10 @@ def reconstruct(config: ReconstructConfig, progress: Progress = silent) -> Recon
     with open_run(config.out) as folder:
         run = _Run(config, folder, progress, infos, skipped, priors, poses)
         run.timings["photos"] = time.perf_counter() - started
-        return run.run()
+        try:
+            return run.run()
+        except Vision3DError as error:
+            raise type(error)(f"{error}{_what_remains(folder)}") from error
 
 
 @dataclass(slots=True)
@@ -225,6 +199,8 @@ class _Run:
             "pairs": fingerprint(pairs),
             "polish": asdict(PolishConfig()),
         }
+        if self.config.refine_poses:
+            key |= {"align": asdict(AlignConfig()), "masks": [[p.name, file_digest(p.mask)] for p in self.infos]}
 
         def build(target: Path) -> None:
             if self.poses is not None and self.config.refine_poses:
@@ -238,7 +214,8 @@ class _Run:
                 if self.poses is None:
                     scene = self._polished(scene)
                 elif self.config.refine_poses:
-                    scene = in_frame_of(self._polished(scene), self.poses)
+                    aligned = align_scene(self._polished(scene), self.infos, AlignConfig(), self.progress)
+                    scene = in_frame_of(aligned, self.poses)
                 result = replace(result, scene=colored(scene, self.infos, self.config.max_size, self.progress))
             write_result(target, result)
 
@@ -267,6 +244,14 @@ class _Run:
                 self.warnings.append(
                     "no point could be triangulated: the photos show nothing in common from these poses"
                 )
+            elif weak := weakly_tied(result.scene):
+                shown = ", ".join(f"{name} ({count} points)" for name, count in list(weak.items())[:5])
+                more = f" and {len(weak) - 5} more" if len(weak) > 5 else ""
+                self.warnings.append(
+                    f"weakly tied: {shown}{more}; few points hold these poses, do not rely on them: add photos between"
+                    " them and the others"
+                )
+            self.folder.claim("scene", {"scene": scene_digest(result.scene)}, RESULTS)
         elif self._has_results():
             self.warnings.append(f"the results of an earlier run in {config.out} are kept as they are")
         surface = self._surface(result)
@@ -304,15 +289,24 @@ class _Run:
         config = self.config
         if result is None or result.scene is None or config.until not in ("surfels", "mesh"):
             return None
+        dense, fit = config.dense, config.fit
+        if config.object_masks:
+            dense = replace(dense, object_masks=True)
+            fit = replace(fit, silhouette=fit.silhouette or OBJECT_SILHOUETTE)
         settings = SurfaceSettings(
             view_size=config.view_size,
             holdout=config.holdout,
             max_time=config.max_time,
-            dense=config.dense,
-            fit=config.fit,
+            dense=dense,
+            fit=fit,
             mesh=config.mesh,
             until_mesh=config.until == "mesh",
         )
+        key: dict[str, object] = {
+            "scene": scene_digest(result.scene),
+            "surface": asdict(replace(settings, until_mesh=True)),
+        }
+        self.folder.claim("surface", key, RESULTS)
         write_scene(result.scene, self.folder.path, config.photos)  # a run that is stopped below has its cameras
         surface = build_surface(self.folder, result.scene, self.infos, settings, self._timed, self.progress)
         self.warnings += surface.warnings
@@ -330,23 +324,14 @@ class _Run:
             self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - started
 
 
-def _check(config: ReconstructConfig) -> None:
-    if config.matcher != "auto" and config.matcher not in MATCHERS:
-        raise UsageError(f"no matcher is called {config.matcher!r}; use auto, {', '.join(MATCHERS)}")
-    if config.max_size < 64:
-        raise UsageError(f"--max-size {config.max_size} is too small to match anything; 1024 is usual")
-    if not 0 <= config.seed < 2**31:
-        raise UsageError(f"--seed {config.seed}: name a number from 0 to {2**31 - 1}")
-    if config.view_size < 32:
-        raise UsageError(f"--view-size {config.view_size} is too small to fit surfels to; 768 is usual")
-    if config.holdout is not None and config.holdout < 2:
-        raise UsageError(f"--holdout {config.holdout} leaves no photo to learn from; 8 is usual")
-    if config.max_time is not None and not config.max_time > 0:
-        raise UsageError(f"--max-time is in seconds and positive, got {config.max_time}")
-    if (config.known_poses or config.refine_poses) and config.intrinsics is None:
-        raise UsageError("--known-poses and --refine-poses need --intrinsics FILE with intrinsics and poses")
-    if config.known_poses and config.refine_poses:
-        raise UsageError("choose one of --known-poses (poses stay as they are) and --refine-poses (they are a start)")
+def _what_remains(folder: RunFolder) -> str:
+    """What a failed run leaves behind, and what can be done with it."""
+    if not any(entry.is_dir() for entry in folder.stages.iterdir()):
+        return ""
+    return (
+        f" (finished stages are kept in {folder.stages}: the same command goes on from there; delete {folder.path} to"
+        " start afresh)"
+    )
 
 
 def _too_few(infos: list[PhotoInfo], skipped: list[SkippedPhoto], folder: Path) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from vision3d.data.photo_folder import RUN_MARKER
 from vision3d.errors import UsageError, Vision3DError
-from vision3d.io.atomic import atomic_directory, recover_leftovers
+from vision3d.io.atomic import atomic_directory, atomic_write_text, recover_leftovers
 
 RUN_FILE = "run.json"
 
@@ -56,6 +56,22 @@ class RunFolder:
             if old != final:
                 shutil.rmtree(old, ignore_errors=True)
         return load(final)
+
+    def claim(self, name: str, key: dict[str, object], results: Sequence[str]) -> None:
+        """Makes room for results at the top that belong together: those of another key (an earlier run with other
+        settings) are removed first, so that a run stopped halfway never leaves a mixture."""
+        text = hashlib.sha256(json.dumps(key, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        mark = self.stages / f"{name}.claim"
+        if mark.is_file() and mark.read_text(encoding="utf-8") == text:
+            return
+        mark.unlink(missing_ok=True)
+        for result in results:
+            path = self.path / result
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        atomic_write_text(mark, text)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def build_surface(
         train = [view for view in views if view.name not in held_out]
         dense_key: dict[str, object] = {
             "scene": scene_digest(scene),
-            "photos": [[p.name, p.sha256, _file_digest(p.mask)] for p in photos if p.name in scene.images],
+            "photos": [[p.name, p.sha256, file_digest(p.mask)] for p in photos if p.name in scene.images],
             "held_out": sorted(held_out),
             "view_size": settings.view_size,
             "dense": asdict(settings.dense),
@@ -183,5 +183,6 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def _file_digest(path: Path | None) -> str:
+def file_digest(path: Path | None) -> str:
+    """A short hash of what a file holds, empty without one."""
     return "" if path is None else digest(path.read_bytes())

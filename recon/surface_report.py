@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vision3d.recon.fit_config import TERMS, FitResult
+from vision3d.recon.fit_config import TERMS, FitCurves, FitResult
 from vision3d.recon.report import Curve, OptimisationCurves, ResultFile, SurfaceFigures
 from vision3d.recon.report.surface_data import mean_psnr, mean_ssim
 from vision3d.recon.surface import Surface
@@ -66,7 +66,8 @@ def curves(fit: FitResult) -> OptimisationCurves | None:
     def values(name: str) -> np.ndarray:
         return np.array(found.values[name], dtype=np.float64)
 
-    lines = [Curve(name=TITLES[name], plot="loss by term", values=values(name)) for name in TERMS]
+    used = [name for name in TERMS if values(name).any()]  # a term of weight 0 is no term
+    lines = [Curve(name=TITLES[name], plot="loss by term", values=values(name)) for name in used]
     total = np.sum([values(name) for name in TERMS], axis=0)
     lines.insert(0, Curve(name="sum", plot="loss by term", values=total))
     lines.append(Curve(name="training photos", plot="PSNR", values=values("psnr"), unit="dB", log=False))
@@ -76,7 +77,21 @@ def curves(fit: FitResult) -> OptimisationCurves | None:
     lines.append(Curve(name="surfels", plot="surfels", values=values("surfels"), log=False))
     movement = values("camera_movement_deg")
     lines.append(Curve(name="median rotation", plot="movement of the cameras", values=movement, unit="deg", log=False))
-    return OptimisationCurves(iteration=np.array(found.steps), seconds=np.array(found.seconds), curves=lines)
+    return OptimisationCurves(
+        iteration=np.array(found.steps), seconds=np.array(found.seconds), curves=lines, marks=size_marks(found)
+    )
+
+
+def size_marks(found: FitCurves) -> list[tuple[int, str]]:
+    """Where the photos' size changed, and the sizes: a jump of the curves there is no accident."""
+    sizes = found.values.get("longer_side_px", [])
+    if len(sizes) != len(found.steps) or len(set(sizes)) < 2:
+        return []
+    marks = [(0, f"{sizes[0]:.0f} px")]
+    for k in range(1, len(sizes)):
+        if sizes[k] != sizes[k - 1]:
+            marks.append((found.steps[k - 1], f"{sizes[k]:.0f} px"))
+    return marks
 
 
 def figures(surface: Surface) -> SurfaceFigures:

@@ -41,7 +41,9 @@
     context.scale(scale, scale);
     context.font = font;
     names = report.photos.map((photo) => shorten(photo.name, size < 500 ? 13 : 20));
+    context.font = "bold " + font; // as the chosen one is drawn
     margin = Math.ceil(Math.max(...names.map((name) => context.measureText(name).width))) + 10;
+    context.font = font;
     cell = (size - margin) / count;
     const gap = cell > 14 ? 1.5 : cell > 5 ? 0.5 : 0;
     context.fillStyle = report.color("wash");

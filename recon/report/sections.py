@@ -15,7 +15,7 @@ from vision3d.recon.report.overview import draw_overview
 from vision3d.recon.report.page import Page, Section, statistics_of
 from vision3d.recon.report.plots import bars, histogram
 from vision3d.recon.report.scene_view import FIELD_OF_VIEW, view_of
-from vision3d.recon.report.statistics import track_lengths, triangulation_angles_deg
+from vision3d.recon.report.statistics import track_lengths, triangulation_angles_deg, weakly_tied
 from vision3d.recon.report.surface_data import mean_psnr
 from vision3d.recon.report.surface_view import surface_of
 
@@ -88,14 +88,15 @@ def photos_section(page: Page) -> Section | None:
         return None
     statistics = statistics_of(page)
     most = max((seen for seen, _ in statistics.values()), default=0)
-    rows = "".join(_photo_row(page, i, statistics, most) for i in range(len(page.data.photos)))
+    weak = weakly_tied(page.data.scene) if page.data.scene is not None else {}
+    rows = "".join(_photo_row(page, i, statistics, most, weak) for i in range(len(page.data.photos)))
     titles = ("Photo", "Status", "Size", "Focal length", "Keypoints", "Observations", "Mean error", "Turned")
     heads = "".join(f'<th scope="col"><button type="button">{title}</button></th>' for title in titles)
     left_out = sum(not row.registered for row in page.data.photos)
+    only = f'<label><input type="checkbox" id="photo-left-out"> only the {left_out} left out</label>'
     tools = (
         '<div class="tools"><input type="search" id="photo-filter" placeholder="Filter by name" '
-        'aria-label="Filter photos by name">'
-        f'<label><input type="checkbox" id="photo-left-out"> only the {left_out} left out</label></div>'
+        f'aria-label="Filter photos by name">{only if left_out else ""}</div>'
         if len(page.data.photos) > 12 or left_out
         else ""
     )
@@ -231,7 +232,9 @@ def _attempts(attempts: Sequence[Attempt]) -> str:
     return f'<table class="plain"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
 
 
-def _photo_row(page: Page, i: int, statistics: Mapping[str, tuple[int, float]], most: int) -> str:
+def _photo_row(
+    page: Page, i: int, statistics: Mapping[str, tuple[int, float]], most: int, weak: Mapping[str, int]
+) -> str:
     row, thumb = page.data.photos[i], page.thumbnails[i]
     seen, error = statistics.get(row.name, (None, None))
     seen = row.observations if row.observations is not None else seen
@@ -245,6 +248,8 @@ def _photo_row(page: Page, i: int, statistics: Mapping[str, tuple[int, float]], 
             f'src="{thumb.uri}" width="{thumb.width}" height="{thumb.height}" alt="" decoding="async"></button>'
         )
     status = "registered" if row.registered else f'<b>left out</b> <span class="reason">{text(row.reason)}</span>'
+    if row.registered and row.name in weak:
+        status = '<b>weakly tied</b> <span class="reason">few points hold its pose: do not rely on it</span>'
     size = f"{row.size[0]} × {row.size[1]}" if row.size else "–"
     area = row.size[0] * row.size[1] if row.size else -1
     shown = f"{number(focal)} px" if focal is not None and math.isfinite(focal) else "–"
@@ -258,9 +263,9 @@ def _photo_row(page: Page, i: int, statistics: Mapping[str, tuple[int, float]], 
         _cell("Mean error", error, f"{number(error, 2)}{' px' if error is not None and math.isfinite(error) else ''}"),
         _cell("Turned", row.turn_deg, f"{row.turn_deg}°" if row.turn_deg else "–"),
     )
-    left_out = "" if row.registered else ' class="left-out"'
+    kind = ' class="left-out"' if not row.registered else ' class="weak"' if row.name in weak else ""
     return (
-        f'<tr{left_out} data-name="{name}"><th scope="row" data-sort="{name}">'
+        f'<tr{kind} data-name="{name}"><th scope="row" data-sort="{name}">'
         f"<div>{picture}<span>{name}</span></div></th>"
         f"{''.join(cells)}</tr>"
     )

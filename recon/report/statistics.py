@@ -8,6 +8,9 @@ from jaxtyping import Float, Int
 
 from vision3d.core import Scene
 
+WEAK_POINTS, SURE_POINTS = 30, 150  # observed points under which a pose is unsure, and from which it is sure
+WEAK_SHARE = 0.1  # of the median
+
 
 def photo_statistics(scene: Scene) -> dict[str, tuple[int, float]]:
     """Per registered photo the number of observations and their mean reprojection error in px (NaN if none)."""
@@ -23,6 +26,18 @@ def photo_statistics(scene: Scene) -> dict[str, tuple[int, float]]:
         errors = errors[front & errors.isfinite()]
         result[name] = (len(rows), float(errors.mean()) if len(errors) else float("nan"))
     return result
+
+
+def weakly_tied(scene: Scene) -> dict[str, int]:
+    """Registered photos whose pose hangs on few points, with how many they observe: fewer than WEAK_POINTS, or than
+    WEAK_SHARE of what photos do in the median (and fewer than SURE_POINTS)."""
+    tracks = scene.tracks
+    counts = torch.bincount(tracks.image, minlength=len(tracks.images)).tolist()
+    seen = dict.fromkeys(scene.images, 0) | dict(zip(tracks.images, counts, strict=True))
+    seen = {name: seen[name] for name in scene.images}
+    usual = float(np.median(list(seen.values()))) if seen else 0.0
+    limit = max(WEAK_POINTS, min(WEAK_SHARE * usual, SURE_POINTS))
+    return {name: count for name, count in seen.items() if count < limit}
 
 
 def track_lengths(scene: Scene) -> Int[np.ndarray, " n"]:

@@ -24,6 +24,7 @@ from vision3d.core import (
     UsageError,
     Vision3DError,
 )
+from vision3d.data.photo_folder import PHOTO_EXTENSIONS, RUN_MARKER
 from vision3d.io.cameras_json import KnownCamera, known_cameras
 from vision3d.io.colmap import find_model, read_colmap
 from vision3d.io.glb import upright_from_world
@@ -167,8 +168,18 @@ def _folder(path: Path, title: str) -> Contents:
             raise Vision3DError(f"nothing in {path} can be shown: {left_out[0]}")
         raise UsageError(
             f"{path} holds nothing to show: no cameras.json, points.ply, surfels.ply, mesh.ply or COLMAP model"
+            f"{_advice(path)}"
         )
     return contents
+
+
+def _advice(path: Path) -> str:
+    """What to do about a folder without results: go on with an unfinished run, or make one."""
+    if (path / RUN_MARKER).is_file():
+        return "; a run began there and did not finish: the same `vision3d reconstruct` command goes on where it was"
+    photos = any(entry.suffix.lower() in PHOTO_EXTENSIONS for entry in path.iterdir())
+    here = f"vision3d reconstruct {path} --out OUT" if photos else "vision3d reconstruct PHOTOS --out OUT"
+    return f"; name the --out folder of `vision3d reconstruct`, or make one: {here}"
 
 
 def _posed(known: dict[str, KnownCamera], folder: Path) -> tuple[PosedPhoto, ...]:

@@ -24,7 +24,7 @@ _WITHIN = 0.015  # of the overlap that was asked for
 _DIRECTIONS, _ROUNDS = 20, 4  # that are tried
 _STEPS, _TOLERANCE = 40, 0.003  # of the bisection
 _LEAST_POINTS = 1000
-Masks = tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " m"]]
+Masks = tuple[np.ndarray, np.ndarray]  # booleans, of the points of source and target
 
 
 def crop_to_overlap(pair: CloudPair, overlap: float, seed: int) -> CloudPair:

@@ -62,13 +62,11 @@ class ThreeDMatchDataset(torch.utils.data.Dataset[CloudPair]):
     `missing` which scenes (of `SCENES`, or of those asked for) have no fragments or no ground truth, and why.
 
     Raises:
-        UsageError: an unknown benchmark, or not a single pair. Vision3DError: a broken file, or gt.log and gt.info of
+        UsageError: not a single pair. Vision3DError: a broken file, or gt.log and gt.info of
             different pairs.
     """
 
     def __init__(self, root: str | Path, benchmark: Benchmark = "3DMatch", scenes: Sequence[str] | None = None) -> None:
-        if benchmark not in ("3DMatch", "3DLoMatch"):
-            raise UsageError(f"the benchmarks are 3DMatch and 3DLoMatch, not {benchmark}")
         self.root, self.benchmark = Path(root), benchmark
         self.scenes: list[SceneFiles] = []
         self.missing: dict[str, str] = {}

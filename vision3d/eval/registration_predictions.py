@@ -14,13 +14,14 @@ import zipfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from vision3d.core import PointCloud, Progress, silent
 from vision3d.data.cloud_pairs import CloudPair
+from vision3d.data.loader import SampleSource
 from vision3d.errors import UsageError, Vision3DError
 from vision3d.io.atomic import atomic_file, atomic_write_json, recover_leftovers
 from vision3d.matching.hough.baselines import BASELINES, register_with, why_not
@@ -30,14 +31,6 @@ from vision3d.matching.hough.register import RegisterConfig, Registration, regis
 OURS = "hough"
 METHODS = (OURS, *BASELINES)
 FORMAT = 1  # of the files; another number makes them all anew
-
-
-class PairSource(Protocol):
-    """The pairs of a benchmark; picklable, to be used with several processes."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> CloudPair: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +56,11 @@ class PredictionSettings:
 
 
 def save_predictions(
-    pairs: PairSource, out: Path, settings: PredictionSettings, workers: int = 1, progress: Progress = silent
+    pairs: SampleSource[CloudPair],
+    out: Path,
+    settings: PredictionSettings,
+    workers: int = 1,
+    progress: Progress = silent,
 ) -> None:
     """Registers every pair with every method into OUT.
 
@@ -120,7 +117,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _predict(pairs: PairSource, index: int, out: Path, settings: PredictionSettings) -> dict[str, Any]:
+def _predict(pairs: SampleSource[CloudPair], index: int, out: Path, settings: PredictionSettings) -> dict[str, Any]:
     """Registers one pair where that was not done; returns what pairs.json says of it."""
     pair = pairs[index]
     clouds = hashlib.blake2b(digest_size=16)

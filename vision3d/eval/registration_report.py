@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vision3d.core import Progress, silent
+from vision3d.data.cloud_pairs import CloudPair
 from vision3d.data.kitti_registration import KittiRegistrationDataset
+from vision3d.data.loader import SampleSource
 from vision3d.data.threedmatch import ThreeDMatchDataset
 from vision3d.eval.registration_plot import panels, write_recall_plot
-from vision3d.eval.registration_predictions import OURS, PairSource, PredictionSettings, save_predictions
+from vision3d.eval.registration_predictions import OURS, PredictionSettings, save_predictions
 from vision3d.eval.registration_scores import INLIER_M, RULES, PairScore, score_matches, score_poses
 from vision3d.eval.registration_tables import error_table, match_table, recall_tables, scene_table, verdict_table
 from vision3d.eval.tables import Table
@@ -41,7 +43,7 @@ class RegistrationReport:
 
 
 def evaluate_registration(
-    pairs: PairSource,
+    pairs: SampleSource[CloudPair],
     benchmark: str,
     out: Path,
     settings: PredictionSettings,
@@ -103,7 +105,7 @@ def score_registration(
     return report
 
 
-def open_benchmark(benchmark: str, root: Path, out: Path) -> tuple[PairSource, list[str], dict[str, int]]:
+def open_benchmark(benchmark: str, root: Path, out: Path) -> tuple[SampleSource[CloudPair], list[str], dict[str, int]]:
     """The pairs of "3DMatch", "3DLoMatch" or "KITTI odometry" under ROOT, what is missing, and pairs by scene.
 
     The refined ground truth of KITTI is kept in OUT/ground_truth.

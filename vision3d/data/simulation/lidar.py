@@ -14,13 +14,16 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 
 from vision3d.data.simulation.materials import LOST, ROUGHNESS
 
+_NEAR = 0.1  # share of the light at 50 m that is added to the law's denominator
+_FAINT = 0.07  # light below which intensities fall
+
 
 @dataclass(frozen=True, kw_only=True)
 class LidarConfig:
     """The sensor. Lengths in metres."""
 
-    columns: int = 2080
-    """Firings a turn: 0.173 degrees each."""
+    columns: int = 2150
+    """Firings a turn: 0.167 degrees each."""
     height: float = 1.73
     """Of the sensor over the ground."""
     nearest: float = 2.5
@@ -29,8 +32,8 @@ class LidarConfig:
     """Greatest range."""
     noise: float = 0.015
     """Standard deviation of a range."""
-    sensitivity: float = 0.011
-    """Light of a white surface at 50 m is 1; half of the returns are lost where this share of it comes back."""
+    sensitivity: float = 0.013
+    """Half of the returns are lost where this share comes back of what a white wall at 50 m sends."""
 
 
 def elevations() -> Float64[np.ndarray, " 64"]:
@@ -66,12 +69,14 @@ def receive(
     distance: true range, m. cosine: of the angle of incidence.
     """
     n = len(distance)
-    light = reflectance * (0.03 + 0.97 * np.abs(cosine)) / (distance / 50) ** 2
+    # Near the sensor its optics are out of focus: the light does not grow without end.
+    light = reflectance * (0.03 + 0.97 * np.abs(cosine)) / (_NEAR + (distance / 50) ** 2)
     seen = rng.random(n) < 1 / (1 + (config.sensitivity / light) ** 2)
     seen &= rng.random(n) >= LOST[material]
     seen &= (distance >= config.nearest) & (distance <= config.farthest)
     spread = np.hypot(config.noise, ROUGHNESS[material])
     measured = distance + spread * np.clip(rng.normal(size=n), -4, 4)
-    # The sensor corrects for distance, not for incidence.
-    intensity = reflectance * (0.25 + 0.75 * np.abs(cosine)) * np.exp(rng.normal(0, 0.15, n))
+    # The sensor corrects for distance as long as there is light enough.
+    corrected = light**2 / (light**2 + _FAINT**2)
+    intensity = np.minimum(reflectance, 1.2) * (0.7 + 0.3 * np.abs(cosine)) * corrected * np.exp(rng.normal(0, 0.2, n))
     return seen, measured, np.clip(np.round(intensity, 2), 0.0, 0.99)

@@ -95,8 +95,8 @@ class Road:
         out: Float64[np.ndarray, "*n"] = z + KERB * raised * np.clip((away - self.half) / 0.03, 0, 1)
         return out
 
-    def ground(self, paved: bool) -> Solid:
-        """The surface as triangles. paved: the land beyond the pavement is paved for a few metres."""
+    def ground(self, paved: tuple[bool, bool]) -> Solid:
+        """The surface as triangles. paved: beyond the pavement, to the left and right, for a few metres."""
         e, h = self.edge, self.half
         lines = np.array([0.0, 1.75, h - 0.06, h + 0.001, h + 0.031, e, e + 3, e + 7, e + 12, e + 20, e + 32, _SIDE])
         d = np.concatenate([-lines[:0:-1], lines])
@@ -110,8 +110,9 @@ class Road:
         middle_d = np.abs((d[:-1] + d[1:]) / 2)
         middle_s = (s[:-1] + s[1:]) / 2
         cell = np.where(middle_d < h, m.ASPHALT.number, np.where(middle_d < e, m.PAVING.number, m.GRASS.number))
-        if paved:
-            cell = np.where((middle_d >= e) & (middle_d < e + 7), m.PAVING.number, cell)
+        for side, is_paved in zip((1, -1), paved, strict=True):
+            away = side * (d[:-1] + d[1:]) / 2
+            cell = np.where((away >= e) & (away < e + 7) & is_paved, m.PAVING.number, cell)
         cells = np.where(self.in_crossing(middle_s)[:, None], m.ASPHALT.number, cell[None]).reshape(-1)
         material = np.repeat(cells, 2).astype(np.uint8)
         shares = np.array([material_.reflectance for material_ in m.MATERIALS], np.float32)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from scipy.spatial import cKDTree
 
 from vision3d.core import PointCloud, RigidTransform, UsageError
@@ -15,6 +15,8 @@ from vision3d.data.simulation.room import Room, sample_room
 
 _TRIES = 12  # second views to choose from
 _ASKED = 4000  # points of the source by which overlap is measured
+_LEAST = 80  # coarse cubes in a view
+_FLAT = 0.22  # m: deviation of a view's cubes from their plane, at least
 _COARSE = 0.15  # m: cubes by which overlap is foreseen
 
 
@@ -99,18 +101,19 @@ def overlap(source: Float64[np.ndarray, "n 3"], target: Float64[np.ndarray, "m 3
 def _ways(
     rng: np.random.Generator, room: Room, camera: DepthCameraConfig, wish: float
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Two ways of the camera whose views share about `wish` of the first's."""
+    """Two ways of the camera whose views share about `wish` of the first's, and neither of which sees a mere wall."""
     for _ in range(20):
         first = _way(rng, room, camera, None)
         seen = _cubes(room, first, camera)
-        if len(seen) > 60:
+        if _is_varied(seen):
             break
+    numbers = _numbers(seen)
     best, ways = np.inf, (first, first)
     for _ in range(_TRIES):
         second = _way(rng, room, camera, (first, 1.0 - wish))
         other = _cubes(room, second, camera)
-        share = len(np.intersect1d(seen, other, assume_unique=True)) / max(len(seen), 1)
-        if len(other) > 60 and abs(share - wish) < best:
+        share = len(np.intersect1d(numbers, _numbers(other), assume_unique=True)) / max(len(numbers), 1)
+        if _is_varied(other) and abs(share - wish) < best:
             best, ways = abs(share - wish), (first, second)
         if best < 0.05:
             break
@@ -145,14 +148,25 @@ def _way(
     return poses
 
 
-def _cubes(room: Room, way: list[np.ndarray], camera: DepthCameraConfig) -> np.ndarray:
-    """Numbers of the coarse cubes that the first, middle and last view see, sorted."""
-    cubes = []
-    for pose in (way[0], way[len(way) // 2], way[-1]):
-        points, _ = depth_points(room.corners, pose, camera, shrink=4)
-        cubes.append(np.floor((points @ pose[:, :3].T + pose[:, 3]) / _COARSE).astype(np.int64) + 512)
-    cell = np.concatenate(cubes)
-    return np.unique((cell[:, 0] * 1024 + cell[:, 1]) * 1024 + cell[:, 2])
+def _cubes(room: Room, way: list[np.ndarray], camera: DepthCameraConfig) -> Int64[np.ndarray, "n 3"]:
+    """Coarse cubes that the first and last view see."""
+    seen = [
+        depth_points(room.corners, pose, camera, shrink=4)[0] @ pose[:, :3].T + pose[:, 3] for pose in (way[0], way[-1])
+    ]
+    return np.unique(np.floor(np.concatenate(seen) / _COARSE).astype(np.int64), axis=0)
+
+
+def _numbers(cubes: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, " n"]:
+    shifted = cubes + 512
+    out: Int64[np.ndarray, " n"] = (shifted[:, 0] * 1024 + shifted[:, 1]) * 1024 + shifted[:, 2]
+    return out
+
+
+def _is_varied(cubes: Int64[np.ndarray, "n 3"]) -> bool:
+    """Whether a view shows enough, and more than a plane: what does not cannot be registered."""
+    if len(cubes) < _LEAST:
+        return False
+    return float(np.linalg.eigvalsh(np.cov(cubes.T * _COARSE))[0]) > _FLAT**2
 
 
 def _transform(pose: Float64[np.ndarray, "3 4"]) -> RigidTransform:

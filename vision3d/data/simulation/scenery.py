@@ -95,10 +95,10 @@ def _bush(number: int) -> Solid:
     return Solid.of(leaves(rng, at, 0.22), m.FOLIAGE)
 
 
-def hedge(rng: np.random.Generator, length: float, height: float) -> Solid:
-    """A hedge along x: a core that lets nothing through, and twigs around it."""
-    depth = 0.7
-    at = rng.uniform(-0.5, 0.5, (int(28 * length * height) + 20, 3)) * (length, depth, height) + (0, 0, height / 2)
+def hedge(rng: np.random.Generator, length: float, depth: float, height: float) -> Solid:
+    """A hedge or thicket along x: a core that lets nothing through, and twigs around it."""
+    count = int(20 * length * (height + depth)) + 20
+    at = rng.uniform(-0.5, 0.5, (count, 3)) * (length, depth, height) + np.array([0, 0, height / 2])
     return Solid.join(
         [
             Solid.of(box(length, 0.4 * depth, 0.85 * height), m.FOLIAGE),

@@ -192,7 +192,8 @@ def _people(rng: np.random.Generator, config: StreetConfig, plan: _Plan, style: 
 
 def _scenery(rng: np.random.Generator, plan: _Plan, style: int, bays: np.ndarray) -> Solid:
     road = plan.road
-    parts = [road.ground(paved=style == 1)]
+    left, right = (bool(bay) or style == 1 for bay in bays)
+    parts = [road.ground((left, right))]
 
     def put(solid: Solid, s: float, d: float, turn: float, size: tuple[float, float]) -> None:
         if plan.take(plan.footprint(s, d, turn, *size), 0.1):
@@ -211,15 +212,18 @@ def _scenery(rng: np.random.Generator, plan: _Plan, style: int, bays: np.ndarray
                 building = house(rng, length, depth, int(rng.integers(*floors)) + int(style == 1))
                 put(building, s + length / 2, side * (back + setback + depth / 2), facing, (length, depth))
             s += length + float((rng.uniform(2, 7), rng.uniform(0, 0.6) ** 2, rng.uniform(5, 40))[style])
-        if style == 0:
-            s = road.start
-            while s < road.end:
-                length = float(rng.uniform(3, 7))
-                kind, height = rng.random(), float(rng.uniform(0.7, 1.9))
-                if kind < 0.75 and not road.in_crossing(np.array(s + length / 2), length / 2).item():
-                    line = hedge(rng, length, height) if kind < 0.4 else wall(rng, length, 0.7 * height)
-                    put(line, s + length / 2, side * (back + 0.6), facing, (length, 0.9))
-                s += length + float(rng.exponential(1.5))
+        s = road.start
+        while s < road.end and style != 1:  # hedges, walls and thickets
+            length = float(rng.uniform(3, 8))
+            kind, height = rng.random(), float(rng.uniform(0.7, 1.9) if style == 0 else rng.uniform(1, 3.5))
+            depth = 0.7 if style == 0 else float(rng.uniform(1, 3))
+            clear = not road.in_crossing(np.array(s + length / 2), length / 2).item()
+            if kind < 0.75 and clear:
+                leafy = kind < 0.45 or style == 2
+                line = hedge(rng, length, depth, height) if leafy else wall(rng, length, 0.7 * height)
+                off = 0.6 if style == 0 else float(rng.uniform(2, 8))
+                put(line, s + length / 2, side * (back + off), facing, (length, depth + 0.2))
+            s += length + float(rng.exponential((1.2, 0.0, 4.0)[style]))
         for maker, count, low, high, size in (
             (tree, (7, 3, 9)[style], 0.9, (6.0, 1.5, 30.0)[style], 0.6),
             (bush, (9, 2, 22)[style], 0.9, (9.0, 1.5, 30.0)[style], 1.0),

@@ -77,7 +77,7 @@ _SIZES = (
     ((4.25, 0.25), (1.74, 0.08), (1.68, 0.07)),
 )
 CAR_SHARES = (0.27, 0.38, 0.22, 0.13)
-_PAINTS = (0.08, 0.15, 0.3, 0.45, 0.65)  # black to white at 905 nm
+_PAINTS = (0.004, 0.05, 0.1, 0.18, 0.3)  # black to white at 905 nm
 SHAPES = 24  # of each kind
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ from vision3d.core import SparseTensor
 from vision3d.detection.focal import FocalConfig, FocalConv, Importance
 from vision3d.detection.grid import Steps, VoxelGrid
 from vision3d.detection.image_features import VoxelImages
-from vision3d.sparse import SparseBatchNorm, SparseConv, SparseReLU, SparseSequential, SubmanifoldConv, to_dense
+from vision3d.sparse import SparseBatchNorm, SparseConv, SparseReLU, SparseSequential, SubmanifoldConv, Window, to_dense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +58,7 @@ class SparseBackbone(nn.Module):
         if image_channels and focal is None:
             raise ValueError("image features enter by focal convolutions: set backbone.focal")
         first, second, third = config.strides
+        self.config = config
         self.strides = _totals(config.strides)
         self.grid = grid
         self.conv_input = _block(SubmanifoldConv(3, in_channels, c1, 3, bias=False))
@@ -82,8 +82,7 @@ class SparseBackbone(nn.Module):
     @property
     def stage_channels(self) -> tuple[int, ...]:
         """Channels of the four stages."""
-        blocks = (self.conv1, self.conv2, self.conv3, self.conv4)
-        return tuple(stage[0][0].out_channels for stage in blocks)
+        return self.config.channels[:4]
 
     def forward(self, x: SparseTensor, images: VoxelImages | None = None) -> BackboneOutput:
         """Voxel features on the grid to features seen from above. ValueError: images asked for and not given."""
@@ -107,15 +106,17 @@ class SparseBackbone(nn.Module):
         return BackboneOutput(dense.flatten(1, 2), tuple(stages), self.strides, tuple(importances))
 
     def _bev_height(self) -> int:
-        empty = torch.zeros(0, 4, dtype=torch.int32)
-        x = SparseTensor(torch.zeros(0, self.conv_input[0].in_channels), empty, self.grid.spatial_shape, 1)
+        """Layers of the last tensor, from the windows alone."""
+        shape = self.grid.spatial_shape
+        padding = ((1, 1, 1), (1, 1, 1), (0, 1, 1))
+        windows = [Window.of(3, 3, stride, pad) for stride, pad in zip(self.config.strides, padding, strict=True)]
         try:
-            for layer in (self.conv2[0], self.conv3[0], self.conv4[0], self.conv_out):
-                x = x.with_features(x.features.new_zeros(0, layer[0].in_channels))
-                x = layer[0](x)
+            for window in (*windows, Window.of(3, (3, 1, 1), (2, 1, 1), 0)):
+                z, y, x = window.output_shape(shape)
+                shape = (z, y, x)
         except ValueError as error:
             raise ValueError(f"a grid of {self.grid.spatial_shape} (z, y, x) is too small here: {error}") from None
-        return x.spatial_shape[0]
+        return shape[0]
 
 
 def _block(conv: SubmanifoldConv | SparseConv) -> SparseSequential:

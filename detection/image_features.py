@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchvision.models import resnet50
+from torchvision.models import resnet50  # type: ignore[import-untyped, unused-ignore]
 
 from vision3d.detection.grid import VoxelGrid
 

@@ -107,7 +107,7 @@ class RoiHead(nn.Module):
         batch = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(rows.device)
         logits, codes = self(features, rows, batch)
         better = from_roi_frame(box_coder.decode(codes, at_origin(rows)), rows)
-        parts = zip(better.split(counts), logits.sigmoid().split(counts), strict=True)
+        parts = zip(torch.split(better, counts), torch.split(logits.sigmoid(), counts), strict=True)
         return [select_boxes(r, p.labels, s, last) for p, (r, s) in zip(proposals, parts, strict=True)]
 
     def losses(

@@ -28,6 +28,8 @@ class VoxelPool(nn.Module):
     def __init__(self, in_channels: int, channels: int, radius: float, reach: int = 4, samples: int = 16) -> None:
         super().__init__()
         self.radius, self.reach, self.samples = radius, reach, samples
+        self.channels = channels
+        # Lists of one, as the published names have it: one for each radius there.
         self.mlps_in = nn.ModuleList([nn.Sequential(nn.Linear(in_channels, channels, False), nn.BatchNorm1d(channels))])
         self.mlps_pos = nn.ModuleList([nn.Sequential(nn.Linear(3, channels, False), nn.BatchNorm1d(channels))])
         out = nn.Sequential(nn.Linear(channels, channels, False), nn.BatchNorm1d(channels), nn.ReLU())
@@ -41,7 +43,7 @@ class VoxelPool(nn.Module):
     ) -> Float[Tensor, "q c"]:
         """points: m, in the frame of the grid; batch: which cloud each belongs to."""
         if not len(points):
-            return points.new_zeros(0, self.mlps_out[0][0].out_features)
+            return points.new_zeros(0, self.channels)
         near = voxel_query(x, stride, grid, points, batch, self.radius, self.reach, self.samples)
         empty = near[:, 0] < 0
         near = near.clamp(min=0)
@@ -52,8 +54,8 @@ class VoxelPool(nn.Module):
             seen = features[near].masked_fill(empty[:, None, None], 0)
         else:
             offsets = points.new_zeros(len(points), self.samples, 3)
-            seen = points.new_zeros(len(points), self.samples, self.mlps_in[0][0].out_features)
-        where = through(self.mlps_pos[0], offsets.flatten(0, 1)).unflatten(0, (len(points), self.samples))
+            seen = points.new_zeros(len(points), self.samples, self.channels)
+        where = through(self.mlps_pos[0], offsets.flatten(0, 1)).reshape(seen.shape)
         pooled = (seen + where).relu().amax(dim=1)
         return through(self.mlps_out[0], pooled)
 
@@ -128,9 +130,9 @@ def _cells(stride: Steps, grid: VoxelGrid, points: Tensor, batch: Tensor) -> np.
     return np.ascontiguousarray(out)
 
 
-def through(layers: nn.Sequential, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n d"]:
+def through(layers: nn.Module, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n d"]:
     """Layers on rows; batch norm of a single row in training goes by the running statistics."""
-    for layer in layers:
+    for layer in layers.children():
         if isinstance(layer, nn.BatchNorm1d) and layer.training and len(rows) < 2:
             rows = nn.functional.batch_norm(
                 rows, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps

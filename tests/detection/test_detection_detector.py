@@ -42,7 +42,7 @@ FUSED = dataclasses.replace(FOCAL, image=True)
 KINDS = {"plain": TINY, "focal": FOCAL, "two-stages": TWO_STAGES}
 
 
-def car_scene(seed: int = 0) -> tuple[PointCloud, Boxes3D]:
+def car_scene(seed: int = 0, ground: int = 3000) -> tuple[PointCloud, Boxes3D]:
     """The visible sides of a car and the ground."""
     generator = torch.Generator().manual_seed(seed)
     box = Boxes3D(
@@ -54,8 +54,8 @@ def car_scene(seed: int = 0) -> tuple[PointCloud, Boxes3D]:
     surface[side == 1, 0] = -2.0
     c, s = math.cos(0.4), math.sin(0.4)
     surface = surface @ torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T + box.centers
-    ground = torch.rand(3000, 3, generator=generator) * torch.tensor([16.0, 16, 0.05]) - torch.tensor([0, 8.0, 1.8])
-    points = torch.cat([surface, ground])
+    below = torch.rand(ground, 3, generator=generator) * torch.tensor([16.0, 16, 0.05]) - torch.tensor([0, 8.0, 1.8])
+    points = torch.cat([surface, below])
     return PointCloud(points, torch.rand(len(points), 1, generator=generator), "lidar"), box
 
 
@@ -141,19 +141,23 @@ def test_every_parameter_gets_a_gradient(kind: str) -> None:
     losses.total().backward()
     without = [n for n, p in detector.named_parameters() if p.grad is None or not bool(torch.isfinite(p.grad).all())]
     assert not without
-    assert float(losses.total()) == pytest.approx(sum(float(v) for v in losses.terms().values()))
+    total = sum(float(v.detach()) for v in losses.terms().values())
+    assert float(losses.total().detach()) == pytest.approx(total)
     assert (losses.importance is None) == (kind == "plain") and (losses.roi_scores is None) == (kind != "two-stages")
 
 
-@pytest.mark.parametrize("kind", ["plain", "focal"])
-def test_learns_one_car(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "steps"), [("plain", 60), ("focal", 40)])
+def test_learns_one_car(kind: str, steps: int) -> None:
     torch.manual_seed(0)
     detector = Detector(KINDS[kind])
-    cloud, box = car_scene()
+    for layer in detector.modules():
+        if isinstance(layer, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            layer.momentum = 0.2  # so few steps would not reach the running statistics
+    cloud, box = car_scene(ground=600)
     batch = collate_samples([DetectionSample("", detector.sample(cloud).voxels, box)])
     optimiser = torch.optim.Adam(detector.parameters(), lr=5e-3)
     detector.train()
-    for _ in range(60):
+    for _ in range(steps):
         optimiser.zero_grad()
         detector.losses(batch).total().backward()
         optimiser.step()

@@ -53,7 +53,8 @@ def test_losses_and_validation(test_data: Path) -> None:
     batch = task.collate([task.dataset.sample(i, 0) for i in (0, 1)])
     losses = task.losses(batch)
     assert set(losses) == {"loss", "classes", "boxes", "directions"}
-    assert float(losses["loss"]) == pytest.approx(sum(float(v) for k, v in losses.items() if k != "loss"))
+    total = sum(float(v.detach()) for k, v in losses.items() if k != "loss")
+    assert float(losses["loss"].detach()) == pytest.approx(total)
     losses["loss"].backward()
     task.model.eval()
     metrics = task.validate()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -59,6 +59,7 @@ class DetectorTaskConfig:
     """how many times each frame is counted: below 40 true objects, KITTI's rules cap the precision below 100"""
 
 
+@runtime_checkable
 class Frames(Protocol):
     """Labelled frames by index."""
 

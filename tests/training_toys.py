@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vision3d.data.collate import Batch, collate
+from vision3d.errors import Vision3DError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,10 @@ class ToyConfig:
     features: int = 6
     noise: float = 0.3
     poison: int | None = None
+    unreadable: int | None = None
+    slow_s: float = 0.0
+    norm: bool = True
+    dropout: float = 0.2
     data_seed: int = 3
 
     def __post_init__(self) -> None:
@@ -39,6 +45,9 @@ class ToyPoints:
 
     def sample(self, index: int, epoch: int) -> ToySample:
         config = self.config
+        time.sleep(config.slow_s)
+        if index == config.unreadable:
+            raise Vision3DError(f"toys/{index}.png is damaged; fetch it again")
         label = index % 3
         dice = np.random.default_rng((config.data_seed, epoch, index))
         point = np.cos(np.arange(config.features) * (label + 1)) + config.noise * dice.standard_normal(config.features)
@@ -54,7 +63,8 @@ class ToyTask:
     def __init__(self, config: ToyConfig) -> None:
         self.config = config
         self.dataset = ToyPoints(config)
-        hidden = [nn.Linear(config.features, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2)]
+        norm = nn.BatchNorm1d(16) if config.norm else nn.Identity()
+        hidden = [nn.Linear(config.features, 16), norm, nn.ReLU(), nn.Dropout(config.dropout)]
         self.model = nn.Sequential(*hidden, nn.Linear(16, 3))
         self.validations = 0
 
@@ -72,3 +82,9 @@ class ToyTask:
 
 def build(config: ToyConfig) -> ToyTask:
     return ToyTask(config)
+
+
+def seeded(config: ToyConfig, seed: int = 0) -> ToyTask:
+    """A task with the initial weights of a seed, as `vision3d train` builds it."""
+    torch.manual_seed(seed)
+    return build(config)

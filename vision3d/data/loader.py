@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import threading
 from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -67,7 +69,17 @@ def worker_options(workers: int, seed: int) -> dict[str, Any]:
 
 
 def _start_worker(seed: int, worker: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     torch.manual_seed(seed * 10_007 + worker)
     random.seed(seed * 10_007 + worker)
     np.random.seed((seed * 10_007 + worker) % 2**32)  # noqa: NPY002  # libraries below us may use the global state
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that uses it was killed: torch's own watch sees only the forkserver, which lives
+    as long as its workers do."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
+from vision3d.matching.eloftr.fast_conv import FastConv
 from vision3d.matching.eloftr.valid import Extents
 
 
@@ -49,15 +50,16 @@ class RepVGGBlock(nn.Module):
         self.rbr_1x1: ConvNorm | None = ConvNorm(inputs, outputs, 1, stride)
         same = inputs == outputs and stride == 1
         self.rbr_identity: nn.BatchNorm2d | None = nn.BatchNorm2d(outputs) if same else None
-        self.rbr_reparam: nn.Conv2d | None = None
+        self.rbr_reparam: FastConv | None = None
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         """The block's response."""
         if self.rbr_reparam is not None:
-            return F.relu(self.rbr_reparam(x), inplace=not torch.is_grad_enabled())
+            y: Tensor = self.rbr_reparam(x)
+            return y
         assert self.rbr_dense is not None and self.rbr_1x1 is not None
-        y = self.rbr_dense(x) + self.rbr_1x1(x)
-        return F.relu(y + self.rbr_identity(x) if self.rbr_identity is not None else y)
+        total = self.rbr_dense(x) + self.rbr_1x1(x)
+        return F.relu(total + self.rbr_identity(x) if self.rbr_identity is not None else total)
 
     @torch.no_grad()
     def fuse(self) -> None:
@@ -72,11 +74,7 @@ class RepVGGBlock(nn.Module):
             unit = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)[:, :, None, None]
             same, same_bias = fold_norm(unit, self.rbr_identity)
             weight, bias = weight + F.pad(same, (1, 1, 1, 1)), bias + same_bias
-        outputs, inputs = weight.shape[:2]
-        conv = nn.Conv2d(inputs, outputs, 3, self.stride, 1, device=weight.device, dtype=weight.dtype)
-        conv.weight.copy_(weight)
-        conv.bias.copy_(bias)  # type: ignore[union-attr]
-        self.rbr_reparam = conv.requires_grad_(False)
+        self.rbr_reparam = FastConv(weight, bias, self.stride, 0.0, saved=True)
         self.rbr_dense = self.rbr_1x1 = self.rbr_identity = None
 
 

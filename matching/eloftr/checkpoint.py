@@ -45,11 +45,12 @@ def build_eloftr(state: Mapping[str, Tensor], source: str, config: EfficientLoFT
     """
     state = _authors_names(state)
     net = EfficientLoFTR(config).eval()
-    if any(".rbr_reparam." in name for name in state):
+    fused = any(".rbr_reparam." in name for name in state)
+    if fused:
         net.fuse()
     counters = [name for name in net.state_dict() if name.endswith("num_batches_tracked")]
     load_strictly(net, state, source, counters)
-    return net
+    return net.fuse() if fused else net  # what fusing prepared was made of the weights before
 
 
 def load_eloftr(path: Path | None, config: EfficientLoFTRConfig) -> EfficientLoFTR:

@@ -2,25 +2,67 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from vision3d.matching.eloftr.backbone import fold_norm
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
+from vision3d.matching.eloftr.fast_conv import FastConv
 from vision3d.matching.eloftr.valid import Extents
+from vision3d.matching.winograd import tiles_of
+
+SLOPE = 0.01
 
 
-def _merge(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, inputs, 3, padding=1, bias=False),
-        nn.BatchNorm2d(inputs),
-        nn.LeakyReLU(inplace=True),
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-    )
+class Merge(nn.Module):
+    """Two 3x3 convolutions with batch norm and leaky ReLU between them; after `fuse` without the batch norm.
+
+    Its parts are numbered as the published weights number them.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.add_module("0", nn.Conv2d(inputs, inputs, 3, padding=1, bias=False))
+        self.add_module("1", nn.BatchNorm2d(inputs))
+        self.add_module("3", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
+        self.first: FastConv | None = None
+        self.second: FastConv | None = None
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        extents: Extents,
+        step: int,
+        tiles: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
+    ) -> Float[Tensor, "b d h w"]:
+        """The merged map; the second convolution sees zeros beyond the photos. tiles: that each must make, if fused."""
+        if self.first is not None and self.second is not None:
+            y: Tensor = self.second(extents.clear(self.first(x, tiles[0]), step), tiles[1])
+            return y
+        y = F.leaky_relu(self.get_submodule("1")(self.get_submodule("0")(x)), SLOPE)
+        merged: Tensor = self.get_submodule("3")(extents.clear(y, step))
+        return merged
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Prepares fast convolutions beside the weights, which stay the network's state; again after they change."""
+        norm = self.get_submodule("1")
+        assert isinstance(norm, nn.BatchNorm2d)
+        weight, bias = fold_norm(self.get_parameter("0.weight"), norm)
+        self.first = FastConv(weight, bias, 1, SLOPE, saved=False)
+        self.second = FastConv(self.get_parameter("3.weight"), None, 1, 1.0, saved=False)
 
 
 def _double(maps: Tensor) -> Tensor:
     return F.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def _near(mask: Bool[Tensor, "b h w"], scale: int, reach: int) -> Int[Tensor, "n 3"]:
+    """Tiles of a map `scale` times as fine as the cells' that hold pixels within `reach` px of a wanted cell."""
+    pixels = mask.float()[:, None].repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    return tiles_of(F.max_pool2d(pixels, 2 * reach + 1, 1, reach)[:, 0] > 0)
 
 
 class FineFeatures(nn.Module):
@@ -35,9 +77,9 @@ class FineFeatures(nn.Module):
         _, half, quarter, coarse = config.widths
         self.layer3_outconv = nn.Conv2d(coarse, coarse, 1, bias=False)
         self.layer2_outconv = nn.Conv2d(quarter, coarse, 1, bias=False)
-        self.layer2_outconv2 = _merge(coarse, quarter)
+        self.layer2_outconv2 = Merge(coarse, quarter)
         self.layer1_outconv = nn.Conv2d(half, quarter, 1, bias=False)
-        self.layer1_outconv2 = _merge(quarter, half)
+        self.layer1_outconv2 = Merge(quarter, half)
 
     def forward(
         self,
@@ -45,16 +87,22 @@ class FineFeatures(nn.Module):
         quarter: Float[Tensor, "b d h2 w2"],
         half: Float[Tensor, "b e h4 w4"],
         extents: Extents,
+        wanted: Bool[Tensor, "b h w"] | None = None,
     ) -> Float[Tensor, "b e h4 w4"]:
-        """cells: of the transformer, as they are (they are divided by the root of their width here)."""
+        """cells: of the transformer, as they are (they are divided by the root of their width here).
+
+        wanted: cells around whose windows the features must be right; a fused network leaves the others out.
+        """
+        coarse_tiles: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
+        fine_tiles = coarse_tiles
+        if wanted is not None:
+            # A window needs 1 px at 1/2 around its cell, hence 1 + 2 px of input there and, of the map at 1/4, 2 px
+            # around its cell and 1 more for the first of the two convolutions.
+            coarse_tiles = (_near(wanted, 2, 3), _near(wanted, 2, 2))
+            fine_tiles = (_near(wanted, 4, 2), _near(wanted, 4, 1))
         x = self.layer3_outconv(cells / cells.shape[1] ** 0.5)
         x = _double(extents.extend(x, 8)) + self.layer2_outconv(quarter)
-        x = _merged(self.layer2_outconv2, extents.clear(x, 4), extents, 4)
+        x = self.layer2_outconv2(extents.clear(x, 4), extents, 4, coarse_tiles)
         x = _double(extents.extend(x, 4)) + self.layer1_outconv(half)
-        return _merged(self.layer1_outconv2, extents.clear(x, 2), extents, 2)
-
-
-def _merged(layers: nn.Sequential, x: Tensor, extents: Extents, step: int) -> Tensor:
-    """The two convolutions, the second seeing zeros beyond the photos."""
-    y: Tensor = layers[3](extents.clear(layers[2](layers[1](layers[0](x))), step))
-    return y
+        y: Tensor = self.layer1_outconv2(extents.clear(x, 2), extents, 2, fine_tiles)
+        return y

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vision3d.matching.eloftr.backbone import Backbone, RepVGGBlock
-from vision3d.matching.eloftr.coarse import match_cells
+from vision3d.matching.eloftr.coarse import CellPairs, match_cells
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
 from vision3d.matching.eloftr.fine import refine
-from vision3d.matching.eloftr.fine_features import FineFeatures
+from vision3d.matching.eloftr.fine_features import FineFeatures, Merge
 from vision3d.matching.eloftr.transformer import CELL, CoarseTransformer
 from vision3d.matching.eloftr.valid import Extents
 
@@ -57,7 +57,7 @@ class EfficientLoFTR(nn.Module):
         """Evaluation mode with the backbone's branches merged and channels-last weights. There is no way back."""
         self.eval()
         for module in self.modules():
-            if isinstance(module, RepVGGBlock):
+            if isinstance(module, RepVGGBlock | Merge):
                 module.fuse()
         return self.to(memory_format=torch.channels_last)
 
@@ -77,7 +77,7 @@ class EfficientLoFTR(nn.Module):
         if len(pairs) == 0:
             none = cells0.new_zeros(0, 2, dtype=torch.float32)
             return CellMatches(pairs.item, none, none, pairs.confidence)
-        half0, half1 = self.fine(features)
+        half0, half1 = self.fine(features, _wanted(pairs, features))
         grids = (cells0.shape[3], cells1.shape[3])
         points0, points1 = refine(half0.float(), half1.float(), pairs, grids, extents0, extents1, self.config)
         return CellMatches(pairs.item, points0, points1, pairs.confidence)
@@ -103,15 +103,27 @@ class EfficientLoFTR(nn.Module):
         cells0, cells1 = self.loftr_coarse(cells[0], cells[1], extents0, extents1)
         return PairFeatures((cells0, cells1), tuple(quarters), tuple(halves), (extents0, extents1))
 
-    def fine(self, features: PairFeatures) -> tuple[Float[Tensor, "b e h w"], Float[Tensor, "b e i j"]]:
-        """Fine features of both photos at 1/2."""
-        parts = zip(features.cells, features.quarters, features.halves, features.extents, strict=True)
+    def fine(
+        self, features: PairFeatures, wanted: tuple[Tensor | None, Tensor | None] = (None, None)
+    ) -> tuple[Float[Tensor, "b e h w"], Float[Tensor, "b e i j"]]:
+        """Fine features of both photos at 1/2, right around the `wanted` cells [b h w] (None: everywhere)."""
+        parts = zip(features.cells, features.quarters, features.halves, features.extents, wanted, strict=True)
         half0, half1 = (self.fine_preprocess(*part) for part in parts)
         return half0, half1
 
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
+
+
+def _wanted(pairs: CellPairs, features: PairFeatures) -> tuple[Tensor, Tensor]:
+    """Masks [b h w] of the cells of each photo that match."""
+    masks = []
+    for cells, numbers in zip(features.cells, (pairs.cells0, pairs.cells1), strict=True):
+        mask = torch.zeros(len(cells), cells.shape[2] * cells.shape[3], dtype=torch.bool, device=cells.device)
+        mask[pairs.item, numbers] = True
+        masks.append(mask.reshape(len(cells), *cells.shape[2:]))
+    return masks[0], masks[1]
 
 
 def _canvas(grey: Tensor, sizes: Tensor | None, which: str, dtype: torch.dtype) -> tuple[Tensor, Extents]:

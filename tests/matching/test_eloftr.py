@@ -241,3 +241,20 @@ def test_bad_input_is_named(net: EfficientLoFTR) -> None:
             net(wrong, wrong)
     with pytest.raises(ValueError, match="sizes0"):
         net(photo, photo, torch.tensor([[500, 20]]))
+
+
+def test_fine_features_are_right_around_wanted_cells(net: EfficientLoFTR) -> None:
+    """The fused network computes only the tiles that windows of matched cells need."""
+    photos = shifted_photos()
+    fused = copy.deepcopy(net).fuse()
+    with torch.inference_mode():
+        features = fused.features(*photos)
+        whole, _ = net.fine(features)
+        wanted = torch.zeros(1, 20, 28, dtype=torch.bool)
+        wanted[0, [0, 5, 19], [3, 27, 0]] = True
+        part, none = fused.fine(features, (wanted, torch.zeros_like(wanted)))
+    item, cell = torch.zeros(3, dtype=torch.int64), wanted.flatten().nonzero()[:, 0]
+    for ring in (0, 1):
+        right = windows(whole, item, cell, 28, ring, features.extents[0])
+        torch.testing.assert_close(windows(part, item, cell, 28, ring, features.extents[0]), right, atol=1e-4, rtol=0)
+    assert (part == 0).float().mean() > 0.8 and (none == 0).all()

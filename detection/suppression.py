@@ -37,4 +37,4 @@ def select_boxes(
     order = torch.sort(scores[index], descending=True, stable=True).indices[: config.candidates]
     index = index[order]
     boxes = boxes_of(rows[index], labels[index], scores[index])
-    return boxes.select(nms_bev(boxes, config.max_overlap, per_class=False)[: config.most])
+    return boxes.select(nms_bev(boxes, config.max_overlap, per_class=False, limit=config.most))

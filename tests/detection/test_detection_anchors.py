@@ -23,6 +23,7 @@ from vision3d.detection.anchors import (
 from vision3d.detection.bev_backbone import BevBackbone, BevConfig
 from vision3d.detection.grid import VoxelGrid
 from vision3d.detection.suppression import SuppressionConfig, select_boxes
+from vision3d.geometry.boxes_overlap import iou_bev, nms_bev
 
 GRID = VoxelGrid(low=(0.0, -8.0, -3.0), high=(16.0, 8.0, 1.0), size=(0.5, 0.5, 0.5))
 
@@ -182,6 +183,20 @@ def test_selection() -> None:
     assert len(select_boxes(rows[:0], labels[:0], scores[:0], SuppressionConfig())) == 0
     with pytest.raises(ValueError, match="counts are at least 1"):
         SuppressionConfig(most=0)
+
+
+@pytest.mark.parametrize("limit", [None, 10])
+def test_suppression_equals_a_loop(limit: int | None) -> None:
+    rows = random_rows(300, 5)
+    scores = torch.rand(300, generator=torch.Generator().manual_seed(1))
+    boxes = box_coder.boxes_of(rows, torch.zeros(300, dtype=torch.int64), scores)
+    overlap = iou_bev(boxes, boxes)
+    kept: list[int] = []
+    for i in scores.argsort(descending=True).tolist():
+        if all(float(overlap[j, i]) <= 0.2 for j in kept):
+            kept.append(i)
+    assert 20 < len(kept) < 280
+    assert nms_bev(boxes, 0.2, limit=limit).tolist() == kept[:limit]
 
 
 def test_bev_backbone_brings_blocks_together() -> None:

@@ -73,7 +73,7 @@ def focal_by_loops(x: SparseTensor, layer: FocalConv) -> dict[tuple[int, ...], T
 
 @pytest.mark.parametrize("config", SETTINGS, ids=str)
 def test_equals_loops_with_gradients(config: FocalConfig) -> None:
-    x = random_tensor(SHAPE, 60, 4)
+    x = random_tensor(SHAPE, 36, 4)
     layer = FocalConv(4, 3, config).double().eval()
     layer.conv_imp.weight.data *= 4  # importances from near 0 to near 1
     parameters = [layer.conv_imp.weight, layer.conv.weight]
@@ -168,7 +168,7 @@ def test_few_sites(count: int) -> None:
     y, importance = layer(x, (1, 1, 1))
     assert len(y) >= count and bool(torch.isfinite(y.features).all())
     loss = importance_loss([importance], (Boxes3D.empty(), Boxes3D.empty()), VoxelGrid())
-    assert math.isfinite(float(loss))
+    assert math.isfinite(float(loss.detach()))
 
 
 def test_bad_settings() -> None:

@@ -129,6 +129,7 @@ def test_suppression() -> None:
     # IoU of neighbours 7/9, of the outer two 3/5: the middle one removes both
     assert nms_bev(boxes, 0.7).tolist() == [1, 3]
     assert nms_bev(boxes, 0.8).tolist() == [1, 0, 2, 3]
+    assert nms_bev(boxes, 0.8, limit=2).tolist() == [1, 0]
     chain = _boxes(rows, [0.9, 0.5, 0.4, 0.1], [0, 0, 0, 0])
     assert nms_bev(chain, 0.7).tolist() == [0, 2, 3]  # what is removed removes nothing
     classes = _boxes(rows, [0.5, 0.9, 0.5, 0.1], [0, 1, 0, 0])

@@ -36,11 +36,11 @@ def iou_3d(a: Boxes3D, b: Boxes3D) -> Float[Tensor, "n m"]:
     return torch.from_numpy(np.minimum(inter / union, 1)).to(a.centers)
 
 
-def nms_bev(boxes: Boxes3D, max_overlap: float, per_class: bool = True) -> Int[Tensor, " k"]:
+def nms_bev(boxes: Boxes3D, max_overlap: float, per_class: bool = True, limit: int | None = None) -> Int[Tensor, " k"]:
     """Indices of the boxes left by greedy suppression, best score first (ties: the lower index).
 
     A box goes if its footprint's IoU with a better one that stays is above max_overlap; per_class: only with one of
-    its own class.
+    its own class. limit: how many stay at most (of each class), the best ones.
 
     Raises:
         ValueError: boxes without scores.
@@ -53,7 +53,7 @@ def nms_bev(boxes: Boxes3D, max_overlap: float, per_class: bool = True) -> Int[T
     kept = [np.zeros(0, np.int64)]
     for group in groups:
         index = np.flatnonzero(group)
-        kept.append(suppress(rectangles, index[np.argsort(-scores[index], kind="stable")], max_overlap))
+        kept.append(suppress(rectangles, index[np.argsort(-scores[index], kind="stable")], max_overlap, limit))
     index = np.sort(np.concatenate(kept))
     index = index[np.argsort(-scores[index], kind="stable")]
     return torch.from_numpy(index).to(boxes.centers.device)

@@ -41,9 +41,14 @@ def rectangle_areas(a: Float64[np.ndarray, "n 5"]) -> Float64[np.ndarray, " n"]:
     return out
 
 
-def suppress(a: Float64[np.ndarray, "n 5"], order: Int64[np.ndarray, " k"], most: float) -> Int64[np.ndarray, " j"]:
-    """Greedy non-maximum suppression: walks `order`, keeps what overlaps nothing kept by more than `most` (IoU)."""
-    kept = np.empty(len(order), np.int64)
+def suppress(
+    a: Float64[np.ndarray, "n 5"], order: Int64[np.ndarray, " k"], most: float, limit: int | None = None
+) -> Int64[np.ndarray, " j"]:
+    """Greedy non-maximum suppression: walks `order`, keeps what overlaps nothing kept by more than `most` (IoU).
+
+    limit: stops as soon as so many are kept.
+    """
+    kept = np.empty(len(order) if limit is None else min(limit, len(order)), np.int64)
     count = _suppress(np.ascontiguousarray(a), np.ascontiguousarray(order), most, kept)
     return kept[:count]
 
@@ -166,6 +171,8 @@ def _all_areas(a, b, out):  # pragma: no cover (compiled)
 def _suppress(a, order, most, kept):  # pragma: no cover (compiled)
     count = 0
     for index in order:
+        if count == kept.shape[0]:
+            break
         area = max(a[index, 2], 0.0) * max(a[index, 3], 0.0)
         free = True
         for k in range(count):

@@ -88,9 +88,29 @@ _PER_ROOT = _ONE / ROOT
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def composite_backward(
-    table, boxes, starts, members, slots, row0, columns, width, height, near, out, state, references, upstream, partials
+    table,
+    boxes,
+    starts,
+    members,
+    slots,
+    row0,
+    columns,
+    width,
+    height,
+    near,
+    out,
+    state,
+    references,
+    d_color,
+    d_alpha,
+    d_depth,
+    d_median,
+    d_normal,
+    d_distortion,
+    d_variance,
+    partials,
 ):  # pragma: no cover (compiled)
-    """Writes partials [pairs 16] at the pairs' slots, from the gradients upstream [11 h w] of `out`."""
+    """Writes partials [pairs 16] at the pairs' slots, from the gradients of the channels of `out`."""
     for tile in numba.prange(len(starts) - 1):
         left, top = (tile % columns) * TILE, (tile // columns + row0) * TILE
         wide, high = min(TILE, width - left), min(TILE, height - top)
@@ -111,24 +131,26 @@ def composite_backward(
                 x, j = left + c, np.uint64(r * TILE + c)
                 light, moment = state[0, y, x], state[1, y, x]
                 total = _ONE - light
-                g_moment = upstream[4, y, x] / total if total > _ZERO else _ZERO
+                g_moment = d_depth[y, x] / total if total > _ZERO else _ZERO
                 towards_mean = g_moment * moment / total if total > _ZERO else _ZERO
-                g_variance = upstream[10, y, x]
+                g_variance = d_variance[y, x]
                 planes[j + LIGHT] = light
-                planes[j + RED] = upstream[0, y, x] - _TWO * g_variance * out[0, y, x]
-                planes[j + GREEN] = upstream[1, y, x] - _TWO * g_variance * out[1, y, x]
-                planes[j + BLUE] = upstream[2, y, x] - _TWO * g_variance * out[2, y, x]
+                planes[j + RED] = d_color[0, y, x] - _TWO * g_variance * out[0, y, x]
+                planes[j + GREEN] = d_color[1, y, x] - _TWO * g_variance * out[1, y, x]
+                planes[j + BLUE] = d_color[2, y, x] - _TWO * g_variance * out[2, y, x]
                 planes[j + SQUARE] = g_variance
-                planes[j + NORMAL0] = upstream[6, y, x]
-                planes[j + NORMAL1] = upstream[7, y, x]
-                planes[j + NORMAL2] = upstream[8, y, x]
-                planes[j + ALPHA] = upstream[3, y, x] - towards_mean
+                planes[j + NORMAL0] = d_normal[0, y, x]
+                planes[j + NORMAL1] = d_normal[1, y, x]
+                planes[j + NORMAL2] = d_normal[2, y, x]
+                planes[j + ALPHA] = d_alpha[y, x] - towards_mean
                 planes[j + MOMENT] = g_moment
-                planes[j + SPREAD] = _TWO * upstream[9, y, x]
+                planes[j + SPREAD] = _TWO * d_distortion[y, x]
                 planes[j + TOTAL_MOMENT] = moment
                 planes[j + LAST] = state[2, y, x]
                 used = max(used, state[2, y, x])
         end = start + np.int64(used) + 1
+        for place in range(end, starts[tile + 1]):
+            partials[slots[place], :] = _ZERO
         for block in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
             base = start + block * CHUNK
             count = min(CHUNK, end - base)
@@ -256,7 +278,7 @@ def composite_backward(
         # Median depth: one surfel per pixel.
         for r in range(high):
             for c in range(wide):
-                g = upstream[5, top + r, left + c]
+                g = d_median[top + r, left + c]
                 place = np.int64(state[3, top + r, left + c])
                 if place < 0 or g == _ZERO:
                     continue
@@ -275,19 +297,9 @@ def composite_backward(
 
 @numba.njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def add_partials(partials, firsts, order, gradient):  # pragma: no cover (compiled)
-    """gradient[order[i]] += the sum of surfel i's partials, in the order of its tiles."""
+def add_partials(partials, firsts, gradient):  # pragma: no cover (compiled)
+    """gradient[i] += the sum of surfel i's partials, in the order of its tiles."""
     for i in numba.prange(len(firsts) - 1):
-        s = order[i]
         for p in range(firsts[i], firsts[i + 1]):
             for k in range(16):
-                gradient[s, k] += partials[p, k]
-
-
-@numba.njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator, unused-ignore]
-@no_type_check
-def divide_opacities(coefficients, gradient):  # pragma: no cover (compiled)
-    """From gradients of the opacities' logarithms to those of the opacities."""
-    for s in numba.prange(len(gradient)):
-        if gradient[s, 9] != 0:
-            gradient[s, 9] /= coefficients[s, 9]
+                gradient[i, k] += partials[p, k]

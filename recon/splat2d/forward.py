@@ -61,10 +61,10 @@ _MIN_DENOMINATOR = np.float32(MIN_DENOMINATOR)
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def composite_forward(
-    table, boxes, starts, members, row0, columns, width, height, near, out, state, references, evaluations
+    table, boxes, starts, members, row0, columns, width, height, near, out, keep, state, references, evaluations
 ):  # pragma: no cover (compiled)
-    """Writes out [11 h w], state [4 h w] and, per listed tile, the depth that moments are relative to and the number of
-    pixel-surfel pairs computed."""
+    """Writes out [11 h w], state [4 h w] if it is to be kept and, per listed tile, the depth that moments are
+    relative to and the number of pixel-surfel pairs computed."""
     for tile in numba.prange(len(starts) - 1):
         left, top = (tile % columns) * TILE, (tile // columns + row0) * TILE
         wide, high = min(TILE, width - left), min(TILE, height - top)
@@ -84,10 +84,10 @@ def composite_forward(
         references[tile] = reference
         computed = 0
         for base in range(start, end, CHUNK):
-            most = _ZERO
-            for j in range(TILE * TILE):
-                most = max(most, planes[j])
-            if most < _MIN_LEFT:
+            unfinished = np.int32(0)
+            for j in range(np.uint64(0), np.uint64(TILE * TILE)):
+                unfinished += np.int32(planes[j + LIGHT] >= _MIN_LEFT)
+            if unfinished == 0:
                 break
             count = min(CHUNK, end - base)
             load_chunk(table, boxes, members, base, count, left, top, high, chunk, spans)
@@ -150,10 +150,13 @@ def composite_forward(
                 out[8, y, x] = planes[j + NORMAL2]
                 out[9, y, x] = _TWO * planes[j + SPREAD]
                 out[10, y, x] = planes[j + SQUARE] - (red * red + green * green + blue * blue)
-                state[0, y, x] = planes[j + LIGHT]
-                state[1, y, x] = moment
-                state[2, y, x] = planes[j + LAST]
-                state[3, y, x] = planes[j + MEDIAN]
+            if keep:
+                for c in range(wide):
+                    x, j = left + c, np.uint64(r * TILE + c)
+                    state[0, y, x] = planes[j + LIGHT]
+                    state[1, y, x] = planes[j + MOMENT]
+                    state[2, y, x] = planes[j + LAST]
+                    state[3, y, x] = planes[j + MEDIAN]
             for c in range(wide):
                 place = np.int64(planes[np.uint64(r * TILE + c) + MEDIAN])
                 depth = _ZERO

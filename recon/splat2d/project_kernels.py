@@ -14,6 +14,8 @@ import numpy as np
 
 from vision3d.recon.splat2d.project import EDGE_ON, LOW_PASS, MAX_DEPTHS, MIN_ALPHA, MIN_PX, OUTSIDE
 from vision3d.recon.splat2d.sh_kernels import sh_basis_into, sh_direction_gradient
+from vision3d.recon.splat2d.tile_memory import ROOT
+from vision3d.recon.splat2d.tiles import pixel_box
 
 BLOCKS = 64
 SHARED = 16  # rotation 9, translation 3, intrinsics 4
@@ -26,7 +28,8 @@ _HALF = np.float32(0.5)
 _EDGE_ON = np.float32(EDGE_ON)
 _MIN_PX = np.float32(MIN_PX)
 _MAX_DEPTHS = np.float32(MAX_DEPTHS)
-_OUTSIDE = np.float32(OUTSIDE)
+_WIDE = np.float32(OUTSIDE) * ROOT
+_PER_ROOT = _ONE / ROOT
 _MIN_ALPHA = np.float32(MIN_ALPHA)
 _LOW_PASS = np.float32(LOW_PASS)
 
@@ -96,33 +99,35 @@ def _bound(g, k, opacity, row, bounds):  # pragma: no cover (compiled)
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath={"contract"})  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def project_forward(
-    means, quats, scales, opacities, sh, r, t, k, center, near, rows, bounds
+    means, quats, scales, opacities, sh, r, t, k, center, near, width, height, rows, boxes
 ):  # pragma: no cover (compiled)
-    """Writes rows [n 16] and bounds [n 4]."""
+    """Writes rows [n 16] and boxes [n 4] of pixels, see `project_numba.Projected`."""
     n, count = len(means), sh.shape[1]
     for block in numba.prange(BLOCKS):
         g, basis, direction = np.empty(GEOMETRY, np.float32), np.empty(16, np.float32), np.empty(4, np.float32)
+        bounds = np.empty(4, np.float32)
         for i in range(n * block // BLOCKS, n * (block + 1) // BLOCKS):
+            row, box = rows[i], boxes[i]
             _place(means[i], quats[i], scales[i], r, t, k, g)
-            if not g[2] > near:
-                rows[i] = _ZERO
-                bounds[i, 0], bounds[i, 1], bounds[i, 2], bounds[i, 3] = np.inf, -np.inf, np.inf, -np.inf
+            if not (g[2] > near and opacities[i] >= _MIN_ALPHA):
+                row[:] = _ZERO
+                box[0], box[1], box[2], box[3] = 0, -1, 0, -1
                 continue
-            row = rows[i]
             row[0] = k[0] * g[0] / g[2] + k[2]
             row[1] = k[1] * g[1] / g[2] + k[3]
             if g[18] > 0:
                 s = g[23]
-                row[2] = (g[12] * g[2] - g[13] * g[1]) * s / (g[19] * k[0])
-                row[3] = (g[13] * g[0] - g[11] * g[2]) * s / (g[19] * k[1])
-                row[4] = (g[1] * g[10] - g[2] * g[9]) * s / (g[20] * k[0])
-                row[5] = (g[2] * g[8] - g[0] * g[10]) * s / (g[20] * k[1])
+                to_u, to_v = ROOT * s / g[19], ROOT * s / g[20]
+                row[2] = (g[12] * g[2] - g[13] * g[1]) * to_u / k[0]
+                row[3] = (g[13] * g[0] - g[11] * g[2]) * to_u / k[1]
+                row[4] = (g[1] * g[10] - g[2] * g[9]) * to_v / k[0]
+                row[5] = (g[2] * g[8] - g[0] * g[10]) * to_v / k[1]
                 row[6] = g[14] * s / k[0]
                 row[7] = g[15] * s / k[1]
             else:
-                row[2], row[3], row[4], row[5], row[6], row[7] = _OUTSIDE, _ZERO, _ZERO, _OUTSIDE, _ZERO, _ZERO
+                row[2], row[3], row[4], row[5], row[6], row[7] = _WIDE, _ZERO, _ZERO, _WIDE, _ZERO, _ZERO
             row[8] = g[2]
-            row[9] = opacities[i]
+            row[9] = np.log2(opacities[i])
             sh_basis_into(means[i], center, count, direction, basis)
             for c in range(3):
                 color = _HALF
@@ -130,18 +135,47 @@ def project_forward(
                     color += basis[m] * sh[i, m, c]
                 row[10 + c] = max(color, _ZERO)
                 row[13 + c] = g[24] * g[14 + c]
-            if opacities[i] >= _MIN_ALPHA:
-                _bound(g, k, opacities[i], row, bounds[i])
-            else:
-                bounds[i, 0], bounds[i, 1], bounds[i, 2], bounds[i, 3] = np.inf, -np.inf, np.inf, -np.inf
+            _bound(g, k, opacities[i], row, bounds)
+            pixel_box(bounds, width, height, box)
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def take_rows(rows, boxes, order, table, table_boxes):  # pragma: no cover (compiled)
+    """table[i] = rows[order[i]] and likewise boxes: reading out of order is cheaper than writing."""
+    for i in numba.prange(len(order)):
+        s = np.uint64(order[i])
+        for k in range(16):
+            table[i, k] = rows[s, k]
+        for k in range(4):
+            table_boxes[i, k] = boxes[s, k]
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath={"contract"})  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def project_backward(
-    means, quats, scales, sh, r, t, k, center, near, rows, up, d_means, d_quats, d_scales, d_opacities, d_sh, shared
+    means,
+    quats,
+    scales,
+    opacities,
+    sh,
+    r,
+    t,
+    k,
+    center,
+    near,
+    rows,
+    up,
+    ranks,
+    d_means,
+    d_quats,
+    d_scales,
+    d_opacities,
+    d_sh,
+    shared,
 ):  # pragma: no cover (compiled)
-    """From the gradients up [n 16] of the rows; shared [BLOCKS 16] gets sums for rotation, translation, intrinsics."""
+    """From the gradients up [n 16] of the coefficients, at the surfels' ranks (of ln opacity for the opacity); shared
+    [BLOCKS 16] gets sums for rotation, translation, intrinsics."""
     n, count = len(means), sh.shape[1]
     for block in numba.prange(BLOCKS):
         g, basis, direction = np.empty(GEOMETRY, np.float32), np.empty(16, np.float32), np.empty(4, np.float32)
@@ -150,9 +184,15 @@ def project_backward(
         d_q, total = np.empty((3, 3), np.float32), shared[block]
         for i in range(n * block // BLOCKS, n * (block + 1) // BLOCKS):
             _place(means[i], quats[i], scales[i], r, t, k, g)
-            if not g[2] > near:
+            d_scales[i, 0], d_scales[i, 1] = _ZERO, _ZERO
+            if not (g[2] > near and opacities[i] >= _MIN_ALPHA):
+                d_opacities[i] = _ZERO
+                d_means[i, :] = _ZERO
+                d_quats[i, :] = _ZERO
+                for m in range(count):
+                    d_sh[i, m, 0], d_sh[i, m, 1], d_sh[i, m, 2] = _ZERO, _ZERO, _ZERO
                 continue
-            row, u = rows[i], up[i]
+            row, u = rows[i], up[ranks[i]]
             d_axes[:] = _ZERO
             z = g[2]
             d_p[0] = u[0] * k[0] / z
@@ -164,11 +204,11 @@ def project_backward(
             total[15] += u[1]
             if g[18] > 0:
                 s, plane = g[23], g[17]
-                along_a = u[2] * row[2] + u[3] * row[3]
-                along_b = u[4] * row[4] + u[5] * row[5]
+                along_a = (u[2] * row[2] + u[3] * row[3]) * _PER_ROOT
+                along_b = (u[4] * row[4] + u[5] * row[5]) * _PER_ROOT
                 along_w = u[6] * row[6] + u[7] * row[7]
-                total[12] -= (u[2] * row[2] + u[4] * row[4] + u[6] * row[6]) / k[0]
-                total[13] -= (u[3] * row[3] + u[5] * row[5] + u[7] * row[7]) / k[1]
+                total[12] -= ((u[2] * row[2] + u[4] * row[4]) * _PER_ROOT + u[6] * row[6]) / k[0]
+                total[13] -= ((u[3] * row[3] + u[5] * row[5]) * _PER_ROOT + u[7] * row[7]) / k[1]
                 if g[21] > 0:
                     d_scales[i, 0] = -along_a / g[19]
                 if g[22] > 0:
@@ -198,7 +238,7 @@ def project_backward(
                     d_p[c] += d_plane * g[14 + c]
             for c in range(3):
                 d_axes[2, c] += g[24] * u[13 + c]
-            d_opacities[i] = u[9]
+            d_opacities[i] = u[9] / opacities[i]
             # Colour: to the coefficients and, through the direction, to the mean and the camera's centre.
             sh_basis_into(means[i], center, count, direction, basis)
             u0 = u[10] if row[10] > 0 else _ZERO
@@ -244,6 +284,7 @@ def _rotation_gradient(w, x, y, z, d_axes, total):  # pragma: no cover (compiled
 def _quaternion_gradient(w, x, y, z, length, m, out):  # pragma: no cover (compiled)
     """out [4], from the gradient m of the matrix of a quaternion that was divided by its length."""
     if length == 0:
+        out[0], out[1], out[2], out[3] = _ZERO, _ZERO, _ZERO, _ZERO
         return
     d_w = z * (m[1, 0] - m[0, 1]) + y * (m[0, 2] - m[2, 0]) + x * (m[2, 1] - m[1, 2])
     d_x = y * (m[0, 1] + m[1, 0]) + z * (m[0, 2] + m[2, 0]) + w * (m[2, 1] - m[1, 2]) - _TWO * x * (m[1, 1] + m[2, 2])

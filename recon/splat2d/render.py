@@ -47,10 +47,9 @@ def render_surfels(
 
         return render_gsplat(surfels, cam_from_world, intrinsics, size, background, near)
     if engine == "numba":
-        from vision3d.recon.splat2d.numba_engine import composite
-        from vision3d.recon.splat2d.project_numba import project_surfels_numba
+        from vision3d.recon.splat2d.numba_engine import render_layers
 
-        layers = composite(project_surfels_numba(surfels, cam_from_world, intrinsics, near), size, surfels.means.dtype)
+        layers = render_layers(surfels, cam_from_world, intrinsics, size, near)
     else:
         layers = twin.composite(project_surfels(surfels, cam_from_world, intrinsics, near), size)
     color = layers.color
@@ -100,14 +99,11 @@ def _check(
         bad = (~torch.isfinite(values)).flatten(1).any(1) if values.ndim > 1 else ~torch.isfinite(values)
         if bool(bad.any()):
             _refuse(name, bad, "are not finite")
-    _require("scales", (surfels.scales.detach() < 0).any(1), "are negative")
-    opacities = surfels.opacities.detach()
-    _require("opacities", (opacities < 0) | (opacities > 1), "lie outside [0, 1]")
-
-
-def _require(name: str, bad: Tensor, what: str) -> None:
-    if bool(bad.any()):
-        _refuse(name, bad, what)
+    scales, opacities = surfels.scales.detach(), surfels.opacities.detach()
+    if len(scales) and float(scales.min()) < 0:
+        _refuse("scales", (scales < 0).any(1), "are negative")
+    if len(opacities) and (float(opacities.min()) < 0 or float(opacities.max()) > 1):
+        _refuse("opacities", (opacities < 0) | (opacities > 1), "lie outside [0, 1]")
 
 
 def _refuse(name: str, bad: Tensor, what: str) -> None:

@@ -37,19 +37,6 @@ V = np.uint64(3 * TILE)
 SCREEN_LINE = np.uint64(4 * TILE)
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]
-@no_type_check
-def prepare(coefficients, order, table):  # pragma: no cover (compiled)
-    """table [m 16]: coefficients in depth order, with a and b scaled for base 2 and the opacity's logarithm."""
-    for i in numba.prange(len(order)):
-        s = order[i]
-        for k in range(16):
-            table[i, k] = coefficients[s, k]
-        for k in range(2, 6):
-            table[i, k] *= ROOT
-        table[i, 9] = np.log2(coefficients[s, 9])
-
-
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def load_chunk(table, boxes, members, base, count, left, top, high, chunk, spans):  # pragma: no cover (compiled)

@@ -11,7 +11,7 @@ from typing import no_type_check
 
 import numba
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 TILE = 16
 BLOCKS = 16
@@ -23,22 +23,15 @@ class TileLists:
     """Pairs of the tile rows row0 <= row < row1; tile t (row by row) owns starts[t] to starts[t + 1].
 
     members: index of the surfel in depth order. slots: the pair's place when pairs are ordered by surfel; surfel i owns
-    firsts[i] to firsts[i + 1] there.
+    firsts[i] to firsts[i + 1] there. Both are empty unless asked for.
     """
 
     row0: int
     row1: int
     starts: Int[np.ndarray, " t"]
     members: Int[np.ndarray, " p"]
-    slots: Int[np.ndarray, " p"]
+    slots: Int[np.ndarray, " s"]
     firsts: Int[np.ndarray, " m"]
-
-
-def pixel_boxes(bounds: Float[np.ndarray, "m 4"], size: tuple[int, int]) -> Int[np.ndarray, "m 4"]:
-    """First and last column, first and last row within bounds (px); empty ones have last < first."""
-    boxes = np.empty(bounds.shape, np.int32)
-    _pixel_boxes(bounds, np.float32(size[0]), np.float32(size[1]), boxes)
-    return boxes
 
 
 def bands(boxes: Int[np.ndarray, "m 4"], size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -58,39 +51,37 @@ def bands(boxes: Int[np.ndarray, "m 4"], size: tuple[int, int]) -> list[tuple[in
     return [*out, (start, rows)]
 
 
-def list_tiles(boxes: Int[np.ndarray, "m 4"], size: tuple[int, int], row0: int, row1: int) -> TileLists:
-    """The lists of tile rows row0 to row1."""
+def list_tiles(
+    boxes: Int[np.ndarray, "m 4"], size: tuple[int, int], row0: int, row1: int, with_slots: bool
+) -> TileLists:
+    """The lists of tile rows row0 to row1; slots serve to add up gradients."""
     columns = -(-size[0] // TILE)
     tiles = columns * (row1 - row0)
     counts = np.zeros((BLOCKS, tiles), np.int32)
-    firsts = np.zeros(len(boxes) + 1, np.int64)
+    firsts = np.zeros(len(boxes) + 1 if with_slots else 0, np.int64)
     _count(boxes, columns, row0, row1, counts, firsts)
     np.cumsum(firsts, out=firsts)
     starts = np.zeros(tiles + 1, np.int64)
     np.cumsum(counts.sum(0), out=starts[1:])
     places = starts[:-1] + np.cumsum(counts, axis=0) - counts
     members = np.empty(int(starts[-1]), np.int32)
-    slots = np.empty(int(starts[-1]), np.int32)
+    slots = np.empty(int(starts[-1]) if with_slots else 0, np.int32)
     _fill(boxes, columns, row0, row1, places, firsts, members, slots)
     return TileLists(row0, row1, starts, members, slots, firsts)
 
 
-@numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def _pixel_boxes(bounds, width, height, boxes):  # pragma: no cover (compiled)
+def pixel_box(bounds, width, height, box):  # pragma: no cover (compiled)
+    """First and last column, first and last row whose centres lie within bounds [4] (px); empty: last < first."""
     half = np.float32(0.5)
-    for i in numba.prange(len(bounds)):
-        for axis in range(2):
-            end = width if axis == 0 else height
-            low = max(min(np.ceil(bounds[i, 2 * axis] - half), end), np.float32(0))
-            high = max(min(np.floor(bounds[i, 2 * axis + 1] - half), end - np.float32(1)), np.float32(-1))
-            boxes[i, 2 * axis] = np.int32(low)
-            boxes[i, 2 * axis + 1] = np.int32(high)
-        if boxes[i, 1] < boxes[i, 0] or boxes[i, 3] < boxes[i, 2]:
-            boxes[i, 0] = 0
-            boxes[i, 1] = -1
-            boxes[i, 2] = 0
-            boxes[i, 3] = -1
+    for axis in range(2):
+        end = np.float32(width if axis == 0 else height)
+        box[2 * axis] = np.int32(max(min(np.ceil(bounds[2 * axis] - half), end), np.float32(0)))
+        last = max(min(np.floor(bounds[2 * axis + 1] - half), end - np.float32(1)), np.float32(-1))
+        box[2 * axis + 1] = np.int32(last)
+    if box[1] < box[0] or box[3] < box[2]:
+        box[0], box[1], box[2], box[3] = 0, -1, 0, -1
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -114,7 +105,7 @@ def _count(boxes, columns, row0, row1, counts, firsts):  # pragma: no cover (com
                 continue
             left, right = boxes[i, 0] // TILE, boxes[i, 1] // TILE
             top, bottom = max(boxes[i, 2] // TILE, row0), min(boxes[i, 3] // TILE, row1 - 1)
-            if bottom >= top:
+            if bottom >= top and len(firsts):
                 firsts[i + 1] = (right - left + 1) * (bottom - top + 1)
             for row in range(top, bottom + 1):
                 for tile in range((row - row0) * columns + left, (row - row0) * columns + right + 1):
@@ -131,11 +122,12 @@ def _fill(boxes, columns, row0, row1, places, firsts, members, slots):  # pragma
                 continue
             left, right = boxes[i, 0] // TILE, boxes[i, 1] // TILE
             top, bottom = max(boxes[i, 2] // TILE, row0), min(boxes[i, 3] // TILE, row1 - 1)
-            slot = firsts[i]
+            slot = firsts[i] if len(firsts) else 0
             for row in range(top, bottom + 1):
                 for tile in range((row - row0) * columns + left, (row - row0) * columns + right + 1):
                     place = places[block, tile]
                     members[place] = i
-                    slots[place] = slot
+                    if len(slots):
+                        slots[place] = slot
                     places[block, tile] = place + 1
                     slot += 1

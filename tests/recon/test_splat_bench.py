@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from vision3d.bench.splat import BenchSplatConfig, difference, render_once, run
+from vision3d.bench.splat import BenchSplatConfig, Rendered, difference, render_once, run
 from vision3d.bench.splat_scene import random_surfels
 from vision3d.errors import UsageError
-from vision3d.recon.splat2d.numba_engine import count_evaluations
-from vision3d.recon.splat2d.project import Projection
+from vision3d.recon.splat2d.numba_engine import composite
+from vision3d.recon.splat2d.project_numba import Projected
 
 SIZE = (32, 24)
 
@@ -16,21 +16,24 @@ SIZE = (32, 24)
 def test_engines_agree_on_its_scene() -> None:
     ours, twin = (render_once(engine, 200, SIZE, True) for engine in ("numba", "torch"))
     assert difference(ours, twin) < 1e-3
-    wrong = type(twin)(twin.channels + np.float32(0.1) * np.abs(twin.channels).max(), twin.gradients)
-    assert difference(ours, wrong) > 1e-3
+    brighter = (twin.layers[0] + 0.1 * twin.layers[0].detach().abs().max(), *twin.layers[1:])
+    assert difference(ours, Rendered(brighter, twin.gradients)) > 1e-3
+    steeper = [g if g is None else g + 0.1 * g.abs().max() for g in twin.gradients]
+    assert difference(ours, Rendered(twin.layers, tuple(steeper))) > 1e-3
 
 
 def test_its_scene_is_covered_and_seeded() -> None:
     assert torch.equal(random_surfels(50, SIZE).means, random_surfels(50, SIZE).means)
-    assert render_once("numba", 500, SIZE, False).channels[3].mean() > 0.6
+    assert render_once("numba", 500, SIZE, False).layers[1].mean() > 0.6
 
 
 def test_evaluations_are_rows_of_tiles_times_their_width() -> None:
     """Two faint surfels: rows 2-5 in one tile; rows 14-17 in two by two tiles, the right ones 4 px wide."""
-    rows = torch.zeros(2, 16)
-    rows[:, 2], rows[:, 5], rows[:, 8], rows[:, 9] = 1.0, 1.0, 3.0, 0.1
-    bounds = torch.tensor([[1.0, 6.0, 2.0, 6.0], [10.0, 18.0, 14.0, 18.0]])
-    assert count_evaluations(Projection(rows, bounds, torch.arange(2), 0.1), (20, 30)) == 4 * 16 + 4 * (16 + 4)
+    rows = np.zeros((2, 16), np.float32)
+    rows[:, 2], rows[:, 5], rows[:, 8], rows[:, 9] = 1.0, 1.0, 3.0, np.log2(0.1)
+    boxes = np.array([[1, 5, 2, 5], [10, 17, 14, 17]], np.int32)
+    projected = Projected(rows, rows, boxes, np.arange(2, dtype=np.int32), np.float32(0.1))
+    assert composite(projected, (20, 30), keep=False).evaluations == 4 * 16 + 4 * (16 + 4)
 
 
 def test_wrong_options_are_refused() -> None:

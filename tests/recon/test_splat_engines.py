@@ -1,5 +1,6 @@
 """The Numba rasterizer against its dense twin, the twin against finite differences; order, threads and tile bands."""
 
+import numpy as np
 import pytest
 import torch
 from splat_scenes import FIELDS, OUTPUTS, camera, gradients, join, random_surfels
@@ -128,7 +129,7 @@ def test_bands_of_tile_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     surfels, (pose, k) = random_surfels(120), camera(size=(50, 90))
     whole, g_whole = gradients(surfels, pose, k, (50, 90), "numba", "depth")
     monkeypatch.setattr(tiles, "MAX_PAIRS", 500)
-    boxes = tiles.pixel_boxes(torch.tensor([[0.0, 50.0, 0.0, 90.0]]).expand(120, 4).contiguous().numpy(), (50, 90))
+    boxes = np.tile(np.array([0, 49, 0, 89], np.int32), (120, 1))
     assert len(tiles.bands(boxes, (50, 90))) == 6
     banded, g_banded = gradients(surfels, pose, k, (50, 90), "numba", "depth")
     for output in OUTPUTS:
@@ -142,8 +143,10 @@ def test_tile_lists_hold_every_surfel_in_depth_order() -> None:
     low = torch.rand(500, 2, generator=draw) * 120 - 20
     wide = 30 * torch.rand(500, generator=draw)
     bounds = torch.stack([low[:, 0], low[:, 0] + wide, low[:, 1], low[:, 1] + 20], dim=1)
-    boxes = tiles.pixel_boxes(bounds.numpy(), (90, 70))
-    lists = tiles.list_tiles(boxes, (90, 70), 0, 5)
+    boxes = np.empty((500, 4), np.int32)
+    for i, box in enumerate(bounds.numpy()):
+        tiles.pixel_box(box, 90, 70, boxes[i])
+    lists = tiles.list_tiles(boxes, (90, 70), 0, 5, with_slots=True)
     for tile in range(30):
         members = lists.members[lists.starts[tile] : lists.starts[tile + 1]].tolist()
         left, top = tile % 6 * 16, tile // 6 * 16

@@ -1,16 +1,20 @@
 """`vision3d bench splat`: our Numba surfel rasterizer beside its dense torch twin, and gsplat where there is CUDA.
 
-An evaluation is one (pixel, surfel) pair that the kernel computes: the rows of a 16 x 16 tile that a listed surfel
-touches, until all pixels of the tile are full. Times are of whole `render_surfels` calls, with checks and projection.
+An evaluation is one (pixel, surfel) pair that the kernel computes: the rows of a 16 x 16 tile that the box around a
+listed surfel's disk touches, at their width, until all pixels of the tile are full. Rows beyond the box do not count.
+Times are medians of whole `render_surfels` calls, one after another as in an optimisation, with checks, projection and
+sorting; with gradients, of the call and the gradients to surfels, pose and intrinsics from given ones of all outputs.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import statistics
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,15 +22,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from vision3d.bench.harness import Case, Prepare, Row, measure, report
+from vision3d.bench.harness import Case, Figures, Row, measure, report
 from vision3d.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 COUNTS = (10_000, 60_000, 200_000)
 SIZES = ((320, 240), (640, 480), (1280, 960))
 ACCEPTED = (60_000, (640, 480))  # the case with limits, see `_verdict`
+TWIN = (2_000, (320, 240))  # every pixel with every surfel: what the twin ends in seconds
+PEERS = {"gsplat": "gsplat", "torch": "torch twin"}
+WARM_UP = 2  # untimed calls before the timed ones
 TOLERANCE = 1e-3  # largest difference, relative to the largest number: a float32 sum over many surfels, and branches
 
 
@@ -36,17 +44,31 @@ class BenchSplatConfig:
 
     threads: Annotated[int, tyro.conf.arg(help="CPU threads")] = 2
     repeats: Annotated[int, tyro.conf.arg(help="timed calls per case")] = 5
-    twin: Annotated[bool, tyro.conf.arg(help="time the dense torch twin on the smallest case (minutes)")] = True
+    twin: Annotated[bool, tyro.conf.arg(help="also time the dense torch twin, on a small case")] = True
     plot: Annotated[Path | None, tyro.conf.arg(help="also measure growth with surfels, pixels and views: a PNG")] = None
     json: Annotated[bool, tyro.conf.arg(help="JSON on stdout, the text on stderr")] = False
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """Channels [11 h w] of a picture and, where asked for, gradients of a weighted sum of them, one after another."""
+    """Layers of a picture and, where asked for, gradients to surfels, pose and intrinsics."""
 
-    channels: np.ndarray
-    gradients: np.ndarray | None
+    layers: tuple[Tensor, ...]
+    gradients: tuple[Tensor | None, ...]
+
+    def channels(self) -> np.ndarray:
+        """[11 h w]."""
+        import torch
+
+        flat = [layer if layer.ndim == 3 else layer[None] for layer in self.layers]
+        return torch.cat(flat).detach().cpu().numpy()
+
+    def gradient(self) -> np.ndarray:
+        """Of all surfel parameters, one after another, each divided by its largest number."""
+        import numpy as np
+
+        known = [g.flatten() / g.abs().max().clamp(min=1e-30) for g in self.gradients[:5] if g is not None]
+        return np.concatenate([g.cpu().numpy() for g in known]) if known else np.empty(0, np.float32)
 
 
 def run(config: BenchSplatConfig) -> int:
@@ -60,23 +82,16 @@ def run(config: BenchSplatConfig) -> int:
 
     torch.set_num_threads(config.threads)
     with_gsplat = torch.cuda.is_available() and importlib.util.find_spec("gsplat") is not None
+    engines = ["numba", "gsplat"] if with_gsplat else ["numba"]
     rows: dict[tuple[int, tuple[int, int], bool], Row] = {}
     for size in SIZES:
         for count in COUNTS:
             for backward in (False, True):
-                ours = partial(prepare, "numba", count, size, backward, config.threads)
-                gsplat = partial(prepare, "gsplat", count, size, backward, config.threads)
-                case = _case(count, size, backward, ours, {"gsplat": gsplat} if with_gsplat else {})
-                rows[count, size, backward] = measure(case, config.repeats)
+                rows[count, size, backward] = _measured(count, size, backward, engines, config.repeats)
     all_rows = list(rows.values())
     twins = []
     if config.twin:
-        for backward in (False, True):
-            contenders = [
-                partial(prepare, e, COUNTS[0], SIZES[0], backward, config.threads) for e in ("numba", "torch")
-            ]
-            case = _case(COUNTS[0], SIZES[0], backward, contenders[0], {"torch twin": contenders[1]}, isolate=True)
-            twins.append(measure(case, 1, {"OMP_NUM_THREADS": str(config.threads)}))
+        twins = [_measured(*TWIN, backward, ["numba", "torch"], config.repeats) for backward in (False, True)]
     status = report("splat", all_rows + twins, as_json_text=config.json)
     out = sys.stderr if config.json else sys.stdout
     evaluations = {(count, size): _evaluations(count, size) for count in COUNTS for size in SIZES}
@@ -89,19 +104,42 @@ def run(config: BenchSplatConfig) -> int:
     return status
 
 
-def prepare(engine: str, count: int, size: tuple[int, int], backward: bool, threads: int) -> Callable[[], Rendered]:
-    """Draws the scene and renders it once (kernels get compiled); the call renders it, and with gradients if asked."""
-    import torch
+def _measured(count: int, size: tuple[int, int], backward: bool, engines: list[str], repeats: int) -> Row:
+    """Memory and agreement from calls on their own, times from calls one after another (the twin's from one)."""
+    calls = {engine: partial(render_once, engine, count, size, backward) for engine in engines}
+    case = Case(
+        name=f"{count:,} surfels, {size[0]}x{size[1]}, {'forward+backward' if backward else 'forward'}",
+        ours=lambda: calls["numba"],
+        peers={PEERS[engine]: partial(_given, call) for engine, call in calls.items() if engine != "numba"},
+        difference=difference,
+        tolerance=TOLERANCE,
+    )
+    row = measure(case, 1)
+    peers = {
+        name: replace(figures, result=None) if name == PEERS["torch"] else _in_a_row(figures, calls[name], repeats)
+        for name, figures in row.peers.items()
+    }
+    return replace(row, ours=_in_a_row(row.ours, calls["numba"], repeats), peers=peers)
 
-    torch.set_num_threads(threads)
-    call = partial(render_once, engine, count, size, backward)
-    if engine != "torch":  # the twin has nothing to compile, and takes long
-        call()
+
+def _given(call: Callable[[], Rendered]) -> Callable[[], Rendered]:
     return call
 
 
+def _in_a_row(figures: Figures, call: Callable[[], Rendered], repeats: int) -> Figures:
+    """The figures with times of calls one after another, without the result."""
+    seconds, cpu = [], []
+    for i in range(WARM_UP + repeats):
+        start, start_cpu = time.perf_counter(), time.process_time()
+        call()
+        if i >= WARM_UP:
+            seconds.append(time.perf_counter() - start)
+            cpu.append(time.process_time() - start_cpu)
+    return replace(figures, median_s=statistics.median(seconds), cpu_s=statistics.median(cpu), result=None)
+
+
 def render_once(engine: str, count: int, size: tuple[int, int], backward: bool) -> Rendered:
-    """A picture of the random scene, and gradients to surfels, pose and intrinsics of a fixed weighting of it."""
+    """A picture of the random scene and, if asked, gradients to surfels, pose and intrinsics of a fixed weighting."""
     import torch
 
     from vision3d.recon.splat2d import render_surfels
@@ -112,13 +150,13 @@ def render_once(engine: str, count: int, size: tuple[int, int], backward: bool) 
     for leaf in leaves:
         leaf.requires_grad_(backward)
     r = render_surfels(surfels, camera, k, size, engine=engine)  # type: ignore[arg-type]
-    flat = [r.color, r.alpha[None], r.depth[None], r.median_depth[None], r.normal]
-    channels = torch.cat([*flat, r.distortion[None], r.color_variance[None]])
-    if not backward:
-        return Rendered(channels.cpu().numpy(), None)
-    gradients = torch.autograd.grad((channels * weights).sum(), leaves, allow_unused=engine == "gsplat")
-    known = [g.flatten() / g.abs().max().clamp(min=1e-30) for g in gradients[:5] if g is not None]
-    return Rendered(channels.detach().cpu().numpy(), torch.cat(known).cpu().numpy())
+    layers = (r.color, r.alpha, r.depth, r.median_depth, r.normal, r.distortion, r.color_variance)
+    gradients: tuple[Tensor | None, ...] = ()
+    if backward:
+        gradients = torch.autograd.grad(layers, leaves, weights, allow_unused=engine == "gsplat")
+    if engine == "gsplat":
+        torch.cuda.synchronize()
+    return Rendered(layers, gradients)
 
 
 _KEPT: dict[tuple[int, tuple[int, int], str], Any] = {}
@@ -135,13 +173,16 @@ def _scene(count: int, size: tuple[int, int], device: str) -> Any:
     if (count, size, device) not in _KEPT:
         _KEPT.clear()
         surfels, camera = random_surfels(count, size), pose()
-        weights = torch.randn(11, size[1], size[0], generator=torch.Generator().manual_seed(1))
+        draw = torch.Generator().manual_seed(1)
+        weights = [torch.randn(size[1], size[0], generator=draw) for _ in range(7)]
+        for colors in (0, 4):
+            weights[colors] = torch.randn(3, size[1], size[0], generator=draw)
         names = ("means", "quats", "scales", "opacities", "sh")
         _KEPT[count, size, device] = (
             Surfels(*(getattr(surfels, name).to(device) for name in names)),
             RigidTransform(camera.rotation.to(device), camera.translation.to(device)),
             intrinsics(size).to(device),
-            weights.to(device),
+            [w.to(device) for w in weights],
         )
     return _KEPT[count, size, device]
 
@@ -151,37 +192,20 @@ def difference(ours: Rendered, peer: Rendered) -> float:
     branch (alpha next to 1/255) are left out as long as they are fewer than one in a thousand."""
     import numpy as np
 
-    scale = np.abs(ours.channels).max(axis=(1, 2), keepdims=True)
-    apart = (np.abs(ours.channels - peer.channels) / np.maximum(scale, 1e-30)).max(axis=0)
+    a, b = ours.channels(), peer.channels()
+    apart = (np.abs(a - b) / np.maximum(np.abs(a).max(axis=(1, 2), keepdims=True), 1e-30)).max(axis=0)
     worst = float(np.quantile(apart, 0.999))
-    if ours.gradients is not None and peer.gradients is not None and ours.gradients.shape == peer.gradients.shape:
-        worst = max(worst, float(np.quantile(np.abs(ours.gradients - peer.gradients), 0.999)))
+    a, b = ours.gradient(), peer.gradient()
+    if len(a) and a.shape == b.shape:
+        worst = max(worst, float(np.quantile(np.abs(a - b), 0.999)))
     return worst
 
 
-def _case(
-    count: int, size: tuple[int, int], backward: bool, ours: Prepare, peers: dict[str, Prepare], isolate: bool = False
-) -> Case:
-    what = "forward+backward" if backward else "forward"
-    return Case(
-        name=f"{count:,} surfels, {size[0]}x{size[1]}, {what}",
-        ours=ours,
-        peers=peers,
-        difference=difference,
-        tolerance=TOLERANCE,
-        isolate=isolate,
-    )
-
-
 def _evaluations(count: int, size: tuple[int, int]) -> int:
-    import torch
-
     from vision3d.recon.splat2d.numba_engine import count_evaluations
-    from vision3d.recon.splat2d.project_numba import project_surfels_numba
 
     surfels, camera, k, _ = _scene(count, size, "cpu")
-    with torch.no_grad():
-        return count_evaluations(project_surfels_numba(surfels, camera, k), size)
+    return count_evaluations(surfels, camera, k, size)
 
 
 def _table(rows: dict[Any, Row], evaluations: dict[Any, int]) -> list[str]:

@@ -68,22 +68,22 @@ def align_neighbours(source: PointCloud, target: PointCloud) -> IcpResult:
     Raises:
         ValueError: no guess fits.
     """
-    coarse = [on_grid(cloud, _COARSE_M) for cloud in (source, target)]
-    normals = point_normals(coarse[1])
+    moving, still = on_grid(source, _COARSE_M), on_grid(target, _COARSE_M)
+    normals = point_normals(still)
     best: IcpResult | None = None
     for guess in _GUESSES_M:
         start = RigidTransform(torch.eye(3).double(), torch.tensor([guess, 0.0, 0.0]).double())
         try:
-            near = icp(*coarse, start, 2.0, target_normals=normals, steps=15)
-            found = icp(*coarse, near.target_from_source, 0.6, target_normals=normals, steps=30)
+            near = icp(moving, still, start, 2.0, target_normals=normals, steps=15)
+            found = icp(moving, still, near.target_from_source, 0.6, target_normals=normals, steps=30)
         except ValueError:
             continue
         if best is None or found.fitness > best.fitness:
             best = found
     if best is None:
         raise ValueError("no distance driven brings the scans together")
-    fine = [on_grid(cloud, _FINE_M) for cloud in (source, target)]
-    found = icp(*fine, best.target_from_source, 0.5, target_normals=point_normals(fine[1]), steps=50)
+    moving, still = on_grid(source, _FINE_M), on_grid(target, _FINE_M)
+    found = icp(moving, still, best.target_from_source, 0.5, target_normals=point_normals(still), steps=50)
     if found.fitness < _LEAST_FITNESS:
         raise ValueError(f"only {found.fitness:.0%} of the points fit")
     return found

@@ -52,6 +52,24 @@ def load_checkpoint(detector: Detector, file: Path) -> None:
     _load_strictly(detector, from_openpcdet(detector, state), str(file))
 
 
+def load_image_backbone(detector: Detector, file: Path) -> None:
+    """Weights of a ResNet-50, or of torchvision's DeepLabV3 on one (what Focals Conv-F begins with), for the images.
+
+    Raises:
+        ValueError: a detector without images. Vision3DError: no such file, or a weight of the first stage is missing.
+    """
+    if detector.semseg is None:
+        raise ValueError("this detector takes no images")
+    if not file.is_file():
+        raise Vision3DError(f"{file}: no such weights file")
+    state = {key.removeprefix("backbone."): value for key, value in read_state_dict(file).items()}
+    own = detector.semseg.backbone.state_dict()
+    missing = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    if missing:
+        raise Vision3DError(f"{file} is no ResNet-50: {missing[0]} is missing or of another shape")
+    detector.semseg.backbone.load_state_dict({key: state[key] for key in own})
+
+
 def from_openpcdet(detector: Detector, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """OpenPCDet's state (with or without the group "model_state") under our names and in our layouts.
 

@@ -19,7 +19,7 @@ from vision3d.detection.anchor_head import AnchorHeadConfig
 from vision3d.detection.anchors import CAR
 from vision3d.detection.backbone import BackboneConfig
 from vision3d.detection.bev_backbone import BevConfig
-from vision3d.detection.checkpoint import from_openpcdet, load_checkpoint
+from vision3d.detection.checkpoint import from_openpcdet, load_checkpoint, load_image_backbone
 from vision3d.detection.detector import Detector, DetectorConfig, load_detector
 from vision3d.detection.focal import FocalConfig
 from vision3d.detection.roi_head import RoiHeadConfig
@@ -237,6 +237,26 @@ def test_our_own_weights_come_back(tmp_path: Path) -> None:
     save_file(one.state_dict(), tmp_path / "weights.safetensors")
     load_checkpoint(two, tmp_path / "weights.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+def test_image_backbone(tmp_path: Path) -> None:
+    """DeepLabV3's state as torchvision names it."""
+    maker = Maker("spconv2")
+    maker.images()
+    prefix = "backbone_3d.semseg.ifn.model."
+    state = {k.removeprefix(prefix): v for k, v in maker.state.items() if k.startswith(prefix)}
+    torch.save(state, tmp_path / "deeplab.pth")
+    detector = Detector(rcnn_config(FocalConfig(), True))
+    load_image_backbone(detector, tmp_path / "deeplab.pth")
+    assert detector.semseg is not None
+    key = "layer1.2.conv3.weight"
+    assert torch.equal(detector.semseg.backbone.state_dict()[key], state[f"backbone.{key}"])
+    state.pop(f"backbone.{key}")
+    torch.save(state, tmp_path / "deeplab.pth")
+    with pytest.raises(Vision3DError, match=r"layer1\.2\.conv3\.weight is missing"):
+        load_image_backbone(detector, tmp_path / "deeplab.pth")
+    with pytest.raises(ValueError, match="takes no images"):
+        load_image_backbone(Detector(DetectorConfig()), tmp_path / "deeplab.pth")
 
 
 def test_settings_from_files(tmp_path: Path) -> None:

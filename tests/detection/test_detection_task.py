@@ -15,7 +15,8 @@ from vision3d.data.simulation.streets import SimulatedStreetsConfig
 from vision3d.detection.augment import AugmentConfig
 from vision3d.detection.backbone import BackboneConfig
 from vision3d.detection.bev_backbone import BevConfig
-from vision3d.detection.detector import Detector, DetectorConfig
+from vision3d.detection.detector import Detector, DetectorConfig, load_detector
+from vision3d.detection.focal import FocalConfig
 from vision3d.detection.grid import VoxelGrid
 from vision3d.errors import UsageError
 from vision3d.eval.kitti_object import OFFICIAL_OVERLAPS, score_frames
@@ -59,6 +60,40 @@ def test_losses_and_validation(test_data: Path) -> None:
     task.model.eval()
     metrics = task.validate()
     assert task.main_metric in metrics and "car_3d_moderate" in metrics and all(0 <= v <= 100 for v in metrics.values())
+
+
+def test_the_loop_trains_it(test_data: Path, tmp_path: Path) -> None:
+    task = coarse_task(test_data)
+    before = task.model.dense_head.conv_cls.weight.detach().clone()
+    loop = TrainConfig(steps=2, batch_size=2, device="cpu", log_every=1, optimiser=OptimiserConfig(clip=10.0))
+    train(task, loop, tmp_path / "run", name="detector", settings=task.config)
+    assert not torch.equal(before, task.model.dense_head.conv_cls.weight)
+    again = load_detector(tmp_path / "run" / "weights.safetensors", tmp_path / "run" / "config.yaml")
+    assert again.config == COARSE
+    cloud = task.dataset.frames[0].cloud
+    task.model.eval()
+    torch.testing.assert_close(again.detect(cloud).centers, task.model.detect(cloud).centers)
+
+
+def test_projections_follow_the_augmentation(test_data: Path) -> None:
+    """A true box's centre, moved with its scan, still lies on its pixel."""
+    data = DetectionDataConfig(kitti=test_data / "kitti", split=None)
+    image = dataclasses.replace(
+        COARSE, image=True, backbone=dataclasses.replace(COARSE.backbone, focal=FocalConfig(stages=(1,)))
+    )
+    plain, changed = (
+        build(DetectorTaskConfig(detector=image, data=data, augment=a)).dataset.sample(4, 0)
+        for a in (None, AugmentConfig())
+    )
+    pixels = []
+    for sample in (plain, changed):
+        assert sample.boxes is not None and sample.pixel_from_point is not None
+        p = sample.pixel_from_point
+        moved = sample.boxes.centers @ p[:, :3].T + p[:, 3]
+        pixels.append(moved[:, :2] / moved[:, 2:])
+    assert plain.boxes is not None and changed.boxes is not None and len(plain.boxes) == len(changed.boxes) > 5
+    assert not torch.allclose(plain.boxes.centers, changed.boxes.centers, atol=0.5)
+    torch.testing.assert_close(pixels[0], pixels[1], atol=0.05, rtol=1e-3)
 
 
 def test_true_boxes_as_results_are_perfect(test_data: Path) -> None:

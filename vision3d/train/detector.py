@@ -15,6 +15,7 @@ from vision3d.data.kitti_object import LEFT, KittiObjectDataset, KittiObjectSamp
 from vision3d.data.simulation.labels import IMAGE_SIZE
 from vision3d.data.simulation.streets import SimulatedStreets, SimulatedStreetsConfig
 from vision3d.detection.augment import AugmentConfig, Scene, augment
+from vision3d.detection.checkpoint import load_image_backbone
 from vision3d.detection.detector import Detector, DetectorConfig
 from vision3d.detection.object_database import ObjectDatabase, build_database
 from vision3d.detection.sample import DetectionBatch, DetectionSample, collate_samples, pixel_from_lidar, point_rows
@@ -55,6 +56,8 @@ class DetectorTaskConfig:
     """null: scans as they are"""
     seed: int = 0
     """of all that is drawn for the samples, and of the weights at the start"""
+    image_weights: Path | None = None
+    """file of a ResNet-50 or of torchvision's DeepLabV3 that the image features begin with; null: random"""
     validation_copies: int = 1
     """how many times each frame is counted: below 40 true objects, KITTI's rules cap the precision below 100"""
 
@@ -114,6 +117,8 @@ class DetectorTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = Detector(config.detector)
+        if config.image_weights is not None:
+            load_image_backbone(self.model, config.image_weights)
         frames = _frames(config.data, config.detector)
         database = None
         if config.augment is not None and config.augment.paste:

@@ -65,19 +65,19 @@ def solve_step(
     order = np.argsort(i * photos + j, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff((i * photos + j)[order])) + 1):
         at = [int(i[rows[0]]), int(j[rows[0]])]
-        square = np.einsum("nac,nad->cd", both[rows], weighted[rows], optimize=True)
-        normal[np.ix_(at, at)] += square.reshape(2, 6, 2, 6).transpose(0, 2, 1, 3)
+        square = np.einsum("nac,nad->cd", both[rows], weighted[rows], optimize=True).reshape(2, 6, 2, 6)
+        normal[np.ix_(at, at)] += square.transpose(0, 2, 1, 3)
         right[at] += np.einsum("nac,na->c", both[rows], pull[rows]).reshape(2, 6)
     matrix = normal.transpose(0, 2, 1, 3).reshape(size, size)
     mixed = np.einsum("nac,na->nc", weighted, by_depth)
-    cross = np.zeros((points, photos, 6))
-    cross[observed.point, j] = mixed[:, 6:]
+    shared = np.zeros((points, photos, 6))
+    shared[observed.point, j] = mixed[:, 6:]
     reference = np.zeros(points, np.int64)
     reference[observed.point] = i
     own_pose = np.stack([np.bincount(observed.point, mixed[:, k], points) for k in range(6)], axis=1)
-    cross[np.arange(points), reference] += own_pose
-    cross = cross.reshape(points, size)
-    own = np.bincount(observed.point, np.einsum("na,nab,nb->n", by_depth, information, by_depth), points)
+    shared[np.arange(points), reference] += own_pose
+    cross = shared.reshape(points, size)
+    own: np.ndarray = np.bincount(observed.point, np.einsum("na,nab,nb->n", by_depth, information, by_depth), points)
     depth_right = np.bincount(observed.point, (by_depth * pull).sum(axis=1), points)
     own = own * (1 + damping) + 1e-9 * max(float(own.max(initial=0.0)), 1e-300)
 

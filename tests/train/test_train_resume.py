@@ -176,6 +176,7 @@ def _wait_for_step(process: subprocess.Popen, out: Path, step: int) -> None:
     raise AssertionError(f"no checkpoint of step {step}: {process.communicate(timeout=5)}")
 
 
+@pytest.mark.slow
 def test_killed_with_workers_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     """SIGTERM, then SIGKILL, with two workers; the unbroken run has none."""
     threads = torch.get_num_threads()

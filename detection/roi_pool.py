@@ -72,7 +72,7 @@ def voxel_query(
 ) -> Int64[Tensor, "q s"]:
     """Rows of the first `samples` voxels near each point, the first of them again where there are fewer; -1: none.
 
-    Near: index at most `reach` from that of the point's voxel in z, y and x, and centre less than `radius` m away.
+    Near: index at most `reach` from that of the point's voxel in z, y and x, and centre at most `radius` m away.
     """
     order, keys = _sorted(x)
     cell = _cells(stride, grid, points, batch)
@@ -102,7 +102,7 @@ def voxel_query_slow(
     for q, point in enumerate(points.double()):
         apart = (x.indices[order].long() - cell[q]).abs()
         near = (apart[:, 0] == 0) & (apart[:, 1:] <= reach).all(1)
-        near &= (centers[order] - point).square().sum(1) < radius * radius
+        near &= (centers[order] - point).square().sum(1) <= radius * radius
         rows = order[near.nonzero()[:, 0]][:samples]
         if len(rows):
             out[q] = rows[0]
@@ -158,7 +158,7 @@ def _query(keys, centers, cell, points, shape, radius2, reach, out):  # pragma: 
                     dx = centers[i, 0] - points[q, 0]
                     dy = centers[i, 1] - points[q, 1]
                     dz = centers[i, 2] - points[q, 2]
-                    if dx * dx + dy * dy + dz * dz < radius2:
+                    if dx * dx + dy * dy + dz * dz <= radius2:
                         if count == 0:
                             out[q, :] = i
                         out[q, count] = i

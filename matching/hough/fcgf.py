@@ -6,12 +6,13 @@ C. Choy, J. Park, V. Koltun, "Fully Convolutional Geometric Features", ICCV 2019
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vision3d.core.sparse_tensor import SparseTensor
+from vision3d.matching.hough.fpfh import DIM
 from vision3d.matching.hough.residual import ResidualBlock, convolve, widen
 from vision3d.sparse import CellConv, InverseConv, SparseBatchNorm, SubmanifoldConv, concatenate
 
@@ -20,11 +21,15 @@ from vision3d.sparse import CellConv, InverseConv, SparseBatchNorm, SubmanifoldC
 class FcgfConfig:
     """Widths of the network.
 
+    inputs: what the network sees of a voxel. "occupancy": that it is there, as in the paper. "fpfh": the square
+    roots of its FPFH, and the output is a linear map of these plus what the U-Net makes of them.
     first_kernel: of the first convolution (7 for 3DMatch, 5 for KITTI in the published models).
-    channels: of the encoder at strides 1, 2, 4, 8. up_channels: of the last layer, and of the decoder at strides 1, 2, 4.
+    channels: of the encoder at strides 1, 2, 4, 8. up_channels: of the last layer, and of the decoder at
+    strides 1, 2, 4.
     out_channels: length of a feature. momentum: of the batch norms (weight of the newest batch).
     """
 
+    inputs: Literal["occupancy", "fpfh"] = "occupancy"
     first_kernel: int = 7
     channels: tuple[int, int, int, int] = (32, 64, 128, 256)
     up_channels: tuple[int, int, int, int] = (64, 64, 64, 128)
@@ -34,11 +39,11 @@ class FcgfConfig:
 
 THREEDMATCH = FcgfConfig()
 KITTI = FcgfConfig(first_kernel=5)
-COMPACT = FcgfConfig(first_kernel=5, channels=(24, 32, 48, 56), up_channels=(32, 32, 32, 48))
+COMPACT = FcgfConfig(inputs="fpfh", first_kernel=3, channels=(24, 32, 48, 56), up_channels=(32, 32, 32, 48))
 
 
 class Fcgf(nn.Module):
-    """Voxels with one channel (1 where a voxel is occupied) in, unit features on the same voxels out.
+    """Voxels with what `voxels.voxel_inputs` says of them in, unit features on the same voxels out.
 
     Strided convolutions lead to the cells that hold a voxel, transposed ones back to the encoder's sites, whose
     features are put beside them.
@@ -48,7 +53,8 @@ class Fcgf(nn.Module):
         super().__init__()
         self.config = config
         c, up, momentum = config.channels, config.up_channels, config.momentum
-        self.conv1 = SubmanifoldConv(3, 1, c[0], config.first_kernel, bias=False)
+        self.shortcut = Shortcut(config.out_channels) if config.inputs == "fpfh" else None
+        self.conv1 = SubmanifoldConv(3, 1 if self.shortcut is None else DIM, c[0], config.first_kernel, bias=False)
         self.norm1 = SparseBatchNorm(c[0], momentum=momentum)
         self.block1 = ResidualBlock(3, c[0], momentum)
         self.conv2 = CellConv(3, c[0], c[1], 3, 2, bias=False)
@@ -71,6 +77,9 @@ class Fcgf(nn.Module):
         self.block2_tr = ResidualBlock(3, up[1], momentum)
         self.conv1_tr = SubmanifoldConv(3, c[0] + up[1], up[0], 1, bias=False)
         self.final = SubmanifoldConv(3, up[0], config.out_channels, 1, bias=True)
+        if self.shortcut is not None:
+            nn.init.zeros_(self.final.weight)
+            nn.init.zeros_(self.final.bias)
 
     def forward(self, x: SparseTensor) -> Float[Tensor, "m c"]:
         """Features of the voxels of x, in their order, each of length 1 (or 0 for an exact zero)."""
@@ -84,34 +93,21 @@ class Fcgf(nn.Module):
         up = self.block2_tr(widen(concatenate(up, s2), self.conv2_tr, self.norm2_tr, s1, relu=False))
         up = self.conv1_tr(concatenate(up, s1))
         out = self.final(up.with_features(up.features.relu())).features
+        if self.shortcut is not None:
+            out = out + self.shortcut(x.features)
         return nn.functional.normalize(out, dim=1)
 
 
-def voxelise(
-    points: Float[Tensor, "n 3"], voxel: float, batch: int = 0, batch_size: int = 1
-) -> tuple[Float[Tensor, "m 3"], SparseTensor]:
-    """The mean point of each occupied voxel, and the voxels with one channel of ones.
+class Shortcut(nn.Module):
+    """FPFH of zero mean and unit variance under a linear map, which keeps distances at first."""
 
-    The grid is anchored at the frame's origin, a multiple of 8 voxels below the points: what of the result depends on
-    where the coarser grids begin is then as in the published implementation. ValueError without points, for points
-    that are not finite, or if they span more than 2^20 voxels.
-    """
-    if len(points) == 0:
-        raise ValueError("a cloud without points has no voxels")
-    cells = torch.floor(points.double() / voxel)
-    if not bool(torch.isfinite(cells).all()):
-        raise ValueError("points must be finite")
-    cells -= 8 * torch.floor(cells.amin(dim=0) / 8)
-    extent = float(cells.max()) + 1
-    if extent > 1 << 20:
-        raise ValueError(f"the points span {extent:.0f} voxels of {voxel:g}; use larger voxels")
-    x, y, z = cells.long().unbind(1)
-    keys, which = torch.unique((x << 40) | (y << 20) | z, return_inverse=True)
-    counts = torch.bincount(which, minlength=len(keys))
-    sums = torch.zeros(len(keys), 3, dtype=torch.float64).index_add_(0, which.cpu(), points.double().cpu())
-    means = (sums.to(points.device) / counts[:, None]).to(points.dtype)
-    mask = (1 << 20) - 1
-    rows = torch.stack([torch.full_like(keys, batch), keys >> 40, (keys >> 20) & mask, keys & mask], dim=1)
-    shape = tuple(int(n) + 1 for n in rows[:, 1:].amax(dim=0))
-    ones = torch.ones(len(keys), 1, device=points.device)
-    return means, SparseTensor(ones, rows.int(), shape, batch_size)
+    def __init__(self, out_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(DIM, affine=False)
+        self.map = nn.Linear(DIM, out_channels, bias=False)
+        nn.init.orthogonal_(self.map.weight)
+
+    def forward(self, inputs: Float[Tensor, "m i"]) -> Float[Tensor, "m c"]:
+        """One feature a voxel."""
+        out: Tensor = self.map(self.norm(inputs))
+        return out

@@ -37,7 +37,9 @@ def hardest_contrastive(
     return positive, negative / 2
 
 
-def _hardest(own: Tensor, features: Tensor, points: Tensor, matched: Tensor, candidates: Tensor, radius: float) -> Tensor:
+def _hardest(
+    own: Tensor, features: Tensor, points: Tensor, matched: Tensor, candidates: Tensor, radius: float
+) -> Tensor:
     with torch.no_grad():
         apart = torch.cdist(points[matched], points[candidates]) > radius
         distance = torch.cdist(own, features[candidates]).masked_fill(~apart, torch.inf)

@@ -16,9 +16,7 @@ def convolve(x: SparseTensor, conv: ConvolutionLayer, norm: SparseBatchNorm, *, 
     return out.with_features(out.features.relu()) if relu else out
 
 
-def widen(
-    x: SparseTensor, conv: InverseConv, norm: SparseBatchNorm, onto: SparseTensor, *, relu: bool
-) -> SparseTensor:
+def widen(x: SparseTensor, conv: InverseConv, norm: SparseBatchNorm, onto: SparseTensor, *, relu: bool) -> SparseTensor:
     """The transposed convolution onto known sites, with batch norm, and ReLU."""
     out = norm(conv(x, onto=onto))
     return out.with_features(out.features.relu()) if relu else out

@@ -1,0 +1,53 @@
+"""Strided convolution onto the cells that hold an input, against loops and the regular one."""
+
+import numpy as np
+import pytest
+import torch
+
+from vision3d.core import SparseTensor
+from vision3d.sparse import CellConv, InverseConv, SparseConv
+
+
+def tensor(dimensions: int, count: int, shape: int, channels: int = 2) -> SparseTensor:
+    random = np.random.default_rng(0)
+    rows = np.unique(
+        np.concatenate([random.integers(0, 2, (count, 1)), random.integers(0, shape, (count, dimensions))], 1), axis=0
+    )
+    random.shuffle(rows)
+    features = torch.from_numpy(random.normal(size=(len(rows), channels)))
+    return SparseTensor(features, torch.from_numpy(rows).int(), (shape,) * dimensions, 2)
+
+
+@pytest.mark.parametrize(("dimensions", "count", "shape", "stride"), [(2, 30, 9, 2), (3, 60, 8, 3), (6, 40, 4, 2)])
+def test_cells_are_those_of_the_inputs_with_the_regular_values(
+    dimensions: int, count: int, shape: int, stride: int
+) -> None:
+    x = tensor(dimensions, count, shape)
+    layer = CellConv(dimensions, 2, 3, 3, stride).double()
+    regular = SparseConv(dimensions, 2, 3, 3, stride, 1).double()
+    regular.load_state_dict(layer.state_dict())
+    out, full = layer(x), regular(x)
+    wanted = {(int(row[0]), *(int(v) // stride for v in row[1:])) for row in x.indices}
+    assert {tuple(int(v) for v in row) for row in out.indices} == wanted
+    assert out.spatial_shape == full.spatial_shape
+    values = {tuple(int(v) for v in row): value for row, value in zip(full.indices, full.features, strict=True)}
+    for row, value in zip(out.indices, out.features, strict=True):
+        # With stride 3 a cell may hold nothing that the kernel sees: the bias alone is left.
+        torch.testing.assert_close(value, values.get(tuple(int(v) for v in row), layer.bias))
+
+
+def test_inverse_goes_back_along_the_same_pairs() -> None:
+    x = tensor(3, 50, 8)
+    down, up = CellConv(3, 2, 2, 3, 2, bias=False).double(), InverseConv(3, 2, 2, 3, 2, 1, bias=False).double()
+    with torch.no_grad():
+        up.weight.copy_(down.weight.transpose(-1, -2))
+    coarse = down(x)
+    back = up(coarse, onto=x)
+    # Transposed: <down(x), y> = <x, up(y)>.
+    torch.testing.assert_close((coarse.features**2).sum(), (x.features * back.features).sum())
+    assert back.sites is x.sites
+
+
+def test_even_kernels_have_no_middle() -> None:
+    with pytest.raises(ValueError, match="odd"):
+        CellConv(3, 1, 1, 2, 2)

@@ -166,3 +166,26 @@ def test_help_says_how_to_use_a_file(capsys: pytest.CaptureFixture[str]) -> None
     assert caught.value.code == 0
     assert "--config FILE" in shown
     assert "photos to cameras" in shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    folder: Path
+    count: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    source: Source
+    verify: Verify
+
+
+def test_required_fields_of_parts_may_be_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text, count in (("", 3), ("source: {count: 5}\n", 5)):
+        config = parse(Training, ["--source.folder", "x"], config_file=_file(tmp_path, text))
+        assert config == Training(source=Source(folder=Path("x"), count=count), verify=Verify())
+    with pytest.raises(SystemExit):
+        parse(Training, [], config_file=_file(tmp_path, "source: {count: 5}\n"))
+    assert "--source.folder" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"unknown key 'source\.cuont', did you mean 'count'"):
+        parse(Training, ["--source.folder", "x"], config_file=_file(tmp_path, "source: {cuont: 5}\n"))

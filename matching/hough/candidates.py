@@ -1,4 +1,4 @@
-"""Candidate motions of a set of putative matches: votes of compatible triplets, their peaks, each fitted to its matches."""
+"""Candidate motions of putative matches: votes of compatible triplets, their peaks, each fitted to its matches."""
 
 from __future__ import annotations
 

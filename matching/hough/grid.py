@@ -18,7 +18,7 @@ _ONE = np.uint64(1)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PointGrid:
-    """Points sorted by cell. `rows[i]` is the row that points[i] had; cell c holds points[starts[c] : starts[c + 1]]."""
+    """Points sorted by cell. Point i was row `rows[i]`; cell c holds points[starts[c] : starts[c + 1]]."""
 
     cell: float
     origin: Float[np.ndarray, " 3"]
@@ -75,6 +75,19 @@ def thin_slow(points: Float[np.ndarray, "n 3"], cell: float) -> Float[np.ndarray
     _, which = np.unique(_keys(points, _origin(points, cell), cell), return_inverse=True)
     counts = np.bincount(which)
     return np.stack([np.bincount(which, weights=points[:, d]) / counts for d in range(3)], axis=1)
+
+
+def auto_voxel(points0: Float[np.ndarray, "n 3"], points1: Float[np.ndarray, "m 3"]) -> float:
+    """The voxel that thins the smaller of two clouds to about 5500 points, or to a third of its points."""
+    voxels = []
+    for points in (points0, points1):
+        some = points[:: max(1, len(points) // 200_000)]
+        wanted = min(5500.0, len(points) / 3)
+        voxel = max(float(np.sqrt(((some - some.mean(0)) ** 2).sum(1).mean())) / 20, 1e-12)
+        for _ in range(6):
+            voxel *= float(np.sqrt(len(thin(some, voxel)) / wanted))
+        voxels.append(voxel)
+    return float(f"{min(voxels):.2g}")
 
 
 def _origin(points: np.ndarray, cell: float) -> np.ndarray:

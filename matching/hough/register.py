@@ -6,6 +6,7 @@ J. Lee et al., "Deep Hough Voting for Robust Global Registration", ICCV 2021, se
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +14,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vision3d.core import Correspondences, PointCloud, RigidTransform
-from vision3d.matching.hough.candidates import INLIER, candidates
-from vision3d.matching.hough.consensus import Pose, residuals
+from vision3d.matching.hough.candidates import INLIER, Candidate, candidates
+from vision3d.matching.hough.consensus import Pose, residuals, sharpen
 from vision3d.matching.hough.features import Described, describe, describe_with, mutual_matches
+from vision3d.matching.hough.grid import auto_voxel
+from vision3d.matching.hough.likeness import fit, probe
 from vision3d.matching.hough.registration import Evidence, RegisterConfig, Registration
-from vision3d.matching.hough.surface import align, surface
-from vision3d.matching.hough.verdict import MOST_FALSE_ALARMS, chance_agreement, overlap
+from vision3d.matching.hough.surface import align, constraint, surface
+from vision3d.matching.hough.verdict import MOST_SCALES, judge
 
 __all__ = ["Evidence", "RegisterConfig", "Registration", "register", "register_features"]
+
+LEAST_POINTS = 40  # after thinning
+ALIGNED = 700  # points that align a candidate
 
 
 def register(source: PointCloud, target: PointCloud, config: RegisterConfig | None = None) -> Registration:
@@ -35,7 +41,13 @@ def register(source: PointCloud, target: PointCloud, config: RegisterConfig | No
     start = time.perf_counter()
     points0, points1 = _finite(source.points), _finite(target.points)
     dropped = len(source.points) + len(target.points) - len(points0) - len(points1)
-    voxel = config.voxel or 0.05
+    if not len(points0) or not len(points1):
+        return _nothing("a cloud has no points", {}, {"dropped": dropped})
+    extents = [float(np.quantile(np.abs(p - np.median(p, 0)).max(1), 0.9)) for p in (points0[::7], points1[::7])]
+    if min(extents) <= 0 or max(extents) > MOST_SCALES * min(extents):
+        sizes = f"{2 * extents[0]:.3g} and {2 * extents[1]:.3g}"
+        return _nothing(f"the clouds' extents are {sizes}: are both in one unit?", {}, {"dropped": dropped})
+    voxel = config.voxel or auto_voxel(points0, points1)
     described0, described1 = describe(points0, voxel), describe(points1, voxel)
     seconds = time.perf_counter() - start
     return _register(described0, described1, voxel, config, dropped, {"features": seconds})
@@ -54,7 +66,9 @@ def register_features(
     """
     config = config or RegisterConfig()
     start = time.perf_counter()
-    voxel = config.voxel or 0.05
+    if not len(source_points) or not len(target_points):
+        return _nothing("a cloud has no points", {}, {})
+    voxel = config.voxel or auto_voxel(source_points.double().numpy(), target_points.double().numpy())
     described0 = describe_with(source_points.double().numpy(), source_features.float().numpy(), voxel)
     described1 = describe_with(target_points.double().numpy(), target_features.float().numpy(), voxel)
     return _register(described0, described1, voxel, config, 0, {"normals": time.perf_counter() - start})
@@ -64,56 +78,92 @@ def _register(
     source: Described, target: Described, voxel: float, config: RegisterConfig, dropped: int, timings: dict[str, float]
 ) -> Registration:
     clock = _Clock(timings)
-    indices, _ = mutual_matches(source.features, target.features)
-    matched0, matched1 = source.points[indices[:, 0]], target.points[indices[:, 1]]
+    rng = np.random.default_rng(config.seed)
+    facts: dict[str, Any] = {
+        "voxel": voxel,
+        "source_points": len(source.points),
+        "target_points": len(target.points),
+        "dropped": dropped,
+    }
+    few = min(len(source.points), len(target.points))
+    if few < LEAST_POINTS:
+        return _nothing(
+            f"too few points: {few} voxels of {voxel:g} hold any, {LEAST_POINTS} are needed", timings, facts
+        )
+    rows0, rows1 = (np.sort(rng.permutation(len(c.points))[: config.max_matched]) for c in (source, target))
+    indices, _ = mutual_matches(source.features[rows0], target.features[rows1])
+    matched0, matched1 = source.points[rows0[indices[:, 0]]], target.points[rows1[indices[:, 1]]]
+    facts["matches"] = len(indices)
     clock.stage("matching")
     found = candidates(matched0, matched1, voxel, triplets=config.triplets, most=config.peaks, seed=config.seed)
     clock.stage("voting")
     if not found:
-        return _nothing("no three matches agree on lengths", timings)
-    coarse = pose = found[0].pose
-    surface0 = surface(source.points, source.normals, 2 * voxel)
-    surface1 = surface(target.points, target.normals, 2 * voxel)
-    if config.refine:
-        pose = align(source.points, source.normals, surface1, pose, (2 * voxel, 1.0 * voxel))
-    clock.stage("refinement")
-    forward, residual = overlap(source.points, source.normals, pose, surface1, voxel)
-    inverse = (pose[0].T, -pose[0].T @ pose[1])
-    backward, _ = overlap(target.points, target.normals, inverse, surface0, voxel)
-    surprise = chance_agreement(matched0, matched1, pose, voxel)
-    good = residuals(matched0, matched1, pose) < INLIER * voxel
-    second = found[1].votes if len(found) > 1 else 0.0
-    clock.stage("verdict")
-    registered = surprise < MOST_FALSE_ALARMS
-    inliers = Correspondences(
-        torch.from_numpy(matched0[good] + source.center),
-        torch.from_numpy(matched1[good] + target.center),
-        torch.ones(int(good.sum()), dtype=torch.float64),
+        return _nothing("no three matches agree on lengths", timings, facts)
+    surfaces = (
+        surface(source.points, source.normals, 2 * voxel),
+        surface(target.points, target.normals, 2 * voxel),
     )
+    probes = probe(source, target, rng), probe(target, source, rng)
+    some = np.sort(rng.permutation(len(source.points))[:ALIGNED])
+    ranked: list[tuple[float, Pose, Candidate]] = []
+    for candidate in distinct(found, voxel):
+        pose = align(source.points[some], source.normals[some], surfaces[1], candidate.pose, (2 * voxel,), rounds=6)
+        ranked.append((fit(*probes, source, target, surfaces, pose).likeness, pose, candidate))
+    ranked.sort(key=lambda r: -r[0])
+    best, pose, winner = ranked[0]
+    coarse = sharpen(matched0, matched1, pose, 2 * voxel)
+    clock.stage("ranking")
+    fine = align(source.points, source.normals, surfaces[1], pose, (2 * voxel, voxel))
+    clock.stage("refinement")
+    fitted = fit(*probes, source, target, surfaces, fine)
+    apart = 8 * voxel / max(float(np.sqrt((source.points**2).sum(1).mean())), voxel)
+    second = max((s for s, other, _ in ranked if _distinct(other, pose, apart, 6 * voxel)), default=0.0)
+    ratio = min(max(best, fitted.likeness) / max(second, 1e-3), 1000.0)
+    good = residuals(matched0, matched1, fine) < INLIER * voxel
+    held = constraint(source.points, source.normals, surfaces[1], fine, voxel)
+    registered, ambiguous, reason = judge(fitted, ratio, int(good.sum()), held)
+    clock.stage("verdict")
     return Registration(
         registered=registered,
-        target_from_source=_in_frames(pose, source, target),
+        target_from_source=_in_frames(fine if config.refine else coarse, source, target),
         coarse=_in_frames(coarse, source, target),
-        inliers=inliers,
+        inliers=Correspondences(
+            torch.from_numpy(matched0[good] + source.center),
+            torch.from_numpy(matched1[good] + target.center),
+            torch.ones(int(good.sum()), dtype=torch.float64),
+        ),
         evidence=Evidence(
-            reason="the matches agree on one motion" if registered else "as many matches agree by chance",
-            voxel=voxel,
-            source_points=len(source.points),
-            target_points=len(target.points),
-            dropped=dropped,
-            matches=len(indices),
+            reason=reason,
+            **facts,
             match_inliers=int(good.sum()),
             inlier_ratio=float(good.mean()),
-            votes=found[0].votes,
-            second_votes=second,
-            peak_ratio=found[0].votes / second if second else 1.0,
-            overlap_source=forward,
-            overlap_target=backward,
-            residual=residual,
-            log10_false_alarms=surprise,
+            votes=winner.votes,
+            likeness=fitted.likeness,
+            second_likeness=second,
+            likeness_ratio=ratio,
+            contradictions=fitted.contradictions,
+            overlap_source=fitted.overlap0,
+            overlap_target=fitted.overlap1,
+            residual=fitted.residual,
+            constraint=held,
+            ambiguous=ambiguous,
         ),
         timings=timings,
     )
+
+
+def distinct(found: list[Candidate], voxel: float) -> list[Candidate]:
+    """Without those that moved to the same place as a better one (a tenth of a voxel, 0.01 rad)."""
+    out: list[Candidate] = []
+    for candidate in found:
+        if all(_distinct(candidate.pose, other.pose, 0.01, 0.1 * voxel) for other in out):
+            out.append(candidate)
+    return out
+
+
+def _distinct(pose0: Pose, pose1: Pose, angle: float, length: float) -> bool:
+    chord = float(np.linalg.norm(pose0[0] - pose1[0])) / np.sqrt(8)  # the sine of half the angle
+    return 2 * np.arcsin(min(1.0, chord)) > angle or float(np.linalg.norm(pose0[1] - pose1[1])) > length
 
 
 class _Clock:
@@ -145,7 +195,7 @@ def _finite(points: Float[Tensor, "n 3"]) -> np.ndarray:
     return out
 
 
-def _nothing(reason: str, timings: dict[str, float]) -> Registration:
+def _nothing(reason: str, timings: dict[str, float], facts: dict[str, Any]) -> Registration:
     """A result without any pose."""
     none = RigidTransform.identity()
     return Registration(
@@ -153,6 +203,6 @@ def _nothing(reason: str, timings: dict[str, float]) -> Registration:
         target_from_source=none,
         coarse=none,
         inliers=Correspondences.empty(3),
-        evidence=Evidence(reason=reason),
+        evidence=Evidence(reason=reason, **facts),
         timings=timings,
     )

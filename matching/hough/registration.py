@@ -36,10 +36,13 @@ class Evidence:
     voxel: the voxel that was used, in the clouds' unit (all lengths here are in that unit).
     source_points, target_points: points after thinning. dropped: points with NaN or infinite coordinates.
     matches, match_inliers, inlier_ratio: putative matches, and those that the pose brings within 1.5 voxels.
-    votes, second_votes: height of the winning peak, and of the highest that is not near it. peak_ratio: their ratio.
+    votes: height of the peak in the Hough space.
+    likeness: how much like the surface it lands on each cloud is, over all points: the mean of 0.35 - u over those that
+    land on it, u being the rank of the features' distance among that to random points (0 best, 0.5 by chance).
+    second_likeness: that of the best distinct motion; likeness_ratio: likeness / second_likeness, at most 1000.
+    contradictions: points near the other surface but not on it, or across it, for each one that is on it.
     overlap_source, overlap_target: fractions of either cloud that lie on the other's surface, normals agreeing.
     residual: root mean square distance to the other surface over these points.
-    log10_false_alarms: log10 of the number of poses among all that would overlap as well by chance (smaller: surer).
     constraint: the smallest eigenvalue of the point-to-plane information, 1 for a box, 0 for a plane or sphere.
     ambiguous: another, distinct pose explains the clouds as well, or motions along the surface are free.
     """
@@ -53,12 +56,13 @@ class Evidence:
     match_inliers: int = 0
     inlier_ratio: float = 0.0
     votes: float = 0.0
-    second_votes: float = 0.0
-    peak_ratio: float = 1.0
+    likeness: float = 0.0
+    second_likeness: float = 0.0
+    likeness_ratio: float = 1.0
+    contradictions: float = 0.0
     overlap_source: float = 0.0
     overlap_target: float = 0.0
     residual: float = 0.0
-    log10_false_alarms: float = 0.0
     constraint: float = 0.0
     ambiguous: bool = False
 
@@ -73,7 +77,8 @@ class Registration:
 
     registered: the verdict. Where it is False the pose is the best that was found, not to be trusted: identity only
     where there was nothing to begin with (too few points or matches), as `evidence.reason` then says.
-    coarse: the pose before ICP. inliers: points0 in the source's frame, points1 in the target's.
+    coarse: the pose fitted to the matches that agree with the verified motion, before ICP over all points.
+    inliers: points0 in the source's frame, points1 in the target's.
     timings: seconds by stage.
     """
 

@@ -91,6 +91,17 @@ def align(
     return rotation, translation
 
 
+def constraint(
+    points: Float[np.ndarray, "n 3"], normals: Float[np.ndarray, "n 3"], target: Surface, pose: Pose, threshold: float
+) -> float:
+    """Three times the least eigenvalue of the point-to-plane information: 1 in a box, 0 where a motion is free."""
+    index, distance = nearest(points, pose, target)
+    table, total, _ = normal_equations(
+        points @ pose[0].T + pose[1], normals @ pose[0].T, target, index, distance, threshold
+    )
+    return max(0.0, 3 * float(np.linalg.eigvalsh(table[:6, :6])[0])) if total > 0 else 0.0
+
+
 def normal_equations(
     moved: Float[np.ndarray, "n 3"],
     normals: Float[np.ndarray, "n 3"],
@@ -102,8 +113,8 @@ def normal_equations(
     """Weighted normal equations of the point-to-plane distances of moved points to their nearest surface points.
 
     Returns a table, the sum of weights, and the weighted sum of squared distances along the normals. Rows 0-5 of the
-    table: [A | b], unknowns rotation (times the points' radius, about their centre) then translation, divided by the sum
-    of weights; [6, 6] the radius; row 7 the centre.
+    table: [A | b], unknowns rotation (times the points' radius, about their centre) then translation, divided by the
+    sum of weights; [6, 6] the radius; row 7 the centre.
     """
     found = (index >= 0) & (distance < threshold)
     at = np.where(found, index, 0)
@@ -168,8 +179,7 @@ def _nearest(
                 for j in range(starts[cell], starts[cell + 1]):
                     u, v, w = points[j, 0] - p[0], points[j, 1] - p[1], points[j, 2] - p[2]
                     d2 = u * u + v * v + w * w
-                    if d2 <= best2:
-                        if d2 < best2 or best < 0:
-                            best, best2 = j, d2
+                    if d2 <= best2 and (d2 < best2 or best < 0):
+                        best, best2 = j, d2
         index[i] = best
         distance[i] = np.sqrt(best2) if best >= 0 else np.inf

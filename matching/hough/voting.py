@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from jaxtyping import Float, Int
 
-from vision3d.matching.hough.grid import cell_key, find_cell
+from vision3d.matching.hough.grid import find_cell
 from vision3d.sparse.hash_table import capacity, fill, shift_of
 from vision3d.sparse.threads import use_torch_threads
 

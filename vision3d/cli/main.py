@@ -19,6 +19,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "photos to cameras, points, surfels, a mesh and a report",
     ),
     ("match",): ("vision3d.cli.match", "MatchConfig", "run", "match two photos"),
+    ("register",): ("vision3d.cli.register", "RegisterArguments", "run", "align point clouds, with a verdict"),
     ("evaluate", "poses"): (
         "vision3d.cli.evaluate",
         "EvaluatePosesConfig",

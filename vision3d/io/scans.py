@@ -1,4 +1,4 @@
-"""LiDAR scans of any common kind as a PointCloud: KITTI's .bin, .ply, .pcd and .las."""
+"""LiDAR scans of any common kind as a PointCloud: KITTI's .bin, .ply, .pcd, .las and NumPy's .npy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vision3d.io.las import read_las
 from vision3d.io.pcd import read_pcd
 from vision3d.io.ply_table import read_vertices
 
-SCAN_EXTENSIONS = (".bin", ".ply", ".pcd", ".las")
+SCAN_EXTENSIONS = (".bin", ".ply", ".pcd", ".las", ".npy")
 Invalid = Literal["error", "drop"]
 _INTENSITY = ("intensity", "reflectance", "reflectivity", "remission", "i", "scalar_intensity")
 
@@ -24,7 +24,7 @@ def read_scan(path: str | Path, invalid: Invalid = "error", frame: str = "lidar"
 
     .bin: float32 records of `columns` numbers, x, y, z, intensity first (4: KITTI; 5: nuScenes). .ply and .pcd: x, y, z
     and an intensity (or reflectance) by name. .las: scaled coordinates in float64. Otherwise float32 or the file's own
-    precision.
+    precision. .npy: a table of 3 columns or more, the fourth is the intensity.
 
     invalid: what to do with points that have a NaN or infinite coordinate or intensity, as PCD uses for missing
     returns: an error, or leave them out.
@@ -39,6 +39,8 @@ def read_scan(path: str | Path, invalid: Invalid = "error", frame: str = "lidar"
         points, intensity = table[:, :3], table[:, 3] if columns > 3 else None
     elif suffix == ".las":
         points, intensity = read_las(path)
+    elif suffix == ".npy":
+        points, intensity = _read_npy(path)
     elif suffix in (".ply", ".pcd"):
         points, intensity = _named(path, read_vertices(path) if suffix == ".ply" else read_pcd(path))
     else:
@@ -86,6 +88,17 @@ def _read_bin(path: Path, columns: int) -> np.ndarray:
             f"{4 * columns}"
         )
     return np.frombuffer(data, "<f4").reshape(-1, columns).astype(np.float32)
+
+
+def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise Vision3DError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'no NumPy array'}") from None
+    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] < 3 or table.dtype.kind not in "fiu":
+        raise Vision3DError(f"{path}: points are a table of numbers with 3 columns or more")
+    kind = np.float32 if table.dtype in (np.float32, np.float16) else np.float64
+    return table[:, :3].astype(kind), table[:, 3].astype(np.float32) if table.shape[1] > 3 else None
 
 
 def _named(path: Path, table: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

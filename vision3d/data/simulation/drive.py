@@ -23,16 +23,16 @@ def sensor_pose(
     """
     sway, phase, skew = course.uniform(0, 0.25), course.uniform(0, 2 * np.pi), course.normal(0, np.deg2rad(1.5))
     angle = 2 * np.pi * way / 40 + phase
-    s, d = np.array(way), np.array(street.lane + sway * (np.sin(angle) - np.sin(phase)))
-    x, y, heading = street.road.locate(s, d)
-    z = float(street.road.height(s, d)) + height + shake.normal(0, 0.01)
-    ahead, behind = (float(street.road.height(s + a, d)) for a in (1.5, -1.5))
+    d = float(street.lane + sway * (np.sin(angle) - np.sin(phase)))
+    x, y, ground, heading = street.road.place(way, d)
+    z = ground + height + shake.normal(0, 0.01)
+    ahead, behind = (street.road.place(way + a, d)[2] for a in (1.5, -1.5))
     pitch = -np.arctan((ahead - behind) / 3) + np.deg2rad(shake.normal(0, 0.4))
     roll = np.deg2rad(shake.normal(0, 0.5))
-    yaw = float(heading) + np.arctan(sway * 2 * np.pi / 40 * np.cos(angle)) + skew
+    yaw = heading + np.arctan(sway * 2 * np.pi / 40 * np.cos(angle)) + skew
     turns = torch.tensor([[0.0, 0.0, yaw], [0.0, pitch, 0.0], [roll, 0.0, 0.0]], dtype=torch.float64)
     about_z, about_y, about_x = rotation_exp(turns)
-    return RigidTransform(about_z @ about_y @ about_x, torch.tensor([float(x), float(y), z], dtype=torch.float64))
+    return RigidTransform(about_z @ about_y @ about_x, torch.tensor([x, y, z], dtype=torch.float64))
 
 
 def objects_at(street: Street, time: float, way: float) -> list[Standing]:
@@ -41,19 +41,17 @@ def objects_at(street: Street, time: float, way: float) -> list[Standing]:
     Those that would be in the place of the sensor's vehicle or of another are left out.
     """
     road = street.road
-    x, y, heading = road.locate(np.array(way), np.array(street.lane))
-    taken = [np.array([float(x), float(y), *EGO, float(heading)])]
+    x, y, _, heading = road.place(way, street.lane)
+    taken = [np.array([x, y, *EGO, heading])]
     out = []
     for actor in sorted(street.actors, key=lambda a: a.speed):
-        along = actor.s + actor.speed * time * np.sign(np.cos(actor.turn))
-        s, d = np.array(along), np.array(actor.d)
-        x, y, heading = road.locate(s, d)
-        yaw = float(heading) + actor.turn
-        footprint = np.array([float(x), float(y), actor.size[0], actor.size[1], yaw])
+        along = actor.s + actor.speed * time * float(np.sign(np.cos(actor.turn)))
+        x, y, z, heading = road.place(along, actor.d)
+        yaw = heading + actor.turn
+        footprint = np.array([x, y, actor.size[0], actor.size[1], yaw])
         if not road.start <= along <= road.end or intersection_areas(footprint[None], np.stack(taken)).any():
             continue
         taken.append(footprint)
-        z = float(road.height(s, d))
-        center = (float(x), float(y), z + actor.size[2] / 2)
-        out.append(Standing(actor.kind, actor.solid.placed(float(x), float(y), z, yaw), center, actor.size, yaw))
+        center = (x, y, z + actor.size[2] / 2)
+        out.append(Standing(actor.kind, actor.solid.placed(x, y, z, yaw), center, actor.size, yaw))
     return out

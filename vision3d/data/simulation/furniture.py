@@ -104,8 +104,8 @@ def bed(rng: np.random.Generator) -> Soup:
     for x in np.arange(-width / 2 + 0.4, width / 2 - 0.2, 0.7):
         parts.append(placed(blob(0.32, 0.22, 0.09, 8, 4), x, -length / 2 + 0.35, height + 0.05))
     for _ in range(6):
-        at = rng.uniform(-0.4, 0.4, 2) * (width, length * 0.6)
-        parts.append(placed(blob(rng.uniform(0.2, 0.5), rng.uniform(0.2, 0.5), 0.06, 8, 3), *at, height))
+        x, y = rng.uniform(-0.4, 0.4, 2) * (width, length * 0.6)
+        parts.append(placed(blob(rng.uniform(0.2, 0.5), rng.uniform(0.2, 0.5), 0.06, 8, 3), x, y, height))
     return np.concatenate(parts)
 
 

@@ -73,7 +73,7 @@ def label(
     occlusion = np.select([share >= level for level in _LEVELS], [0, 1, 2], 3).astype(np.int64)
     shown = (objects.boxes_2d[:, 2] - objects.boxes_2d[:, 0] >= 2) & (visible > 0) & (objects.truncation < 0.95)
     image = objects.boxes_2d.copy()
-    for i in np.flatnonzero(shown):
+    for i in np.flatnonzero(shown).tolist():
         image[i] = _outline(standing[i].solid, lidar_from_street, calibration, image[i])
     care = returned >= min_points
     # KITTI's values for what a region DontCare lacks.

@@ -39,7 +39,8 @@ class LidarConfig:
 def elevations() -> Float64[np.ndarray, " 64"]:
     """Of the beams over the horizon, rad, from the highest down."""
     upper, lower = np.linspace(2.0, -8.33, 32), np.linspace(-8.83, -24.33, 32)
-    return np.deg2rad(np.concatenate([upper, lower]))
+    out: Float64[np.ndarray, " 64"] = np.deg2rad(np.concatenate([upper, lower]))
+    return out
 
 
 def ray_directions(columns: int, low: float = -np.pi, high: float = np.pi) -> Float64[np.ndarray, "r 3"]:

@@ -74,6 +74,12 @@ class Road:
         y = 0.5 * heading * s * np.sinc(heading / (2 * np.pi)) ** 2
         return x - d * np.sin(heading), y + d * np.cos(heading), heading
 
+    def place(self, s: float, d: float) -> tuple[float, float, float, float]:
+        """x, y, z of one place on the ground, and the road's heading there, rad."""
+        along, across = np.array([s]), np.array([d])
+        x, y, heading = self.locate(along, across)
+        return float(x[0]), float(y[0]), float(self.height(along, across)[0]), float(heading[0])
+
     def in_crossing(self, s: Float64[np.ndarray, "*n"], margin: float = 0.0) -> np.ndarray:
         """Whether the side street lies at s."""
         if self.crossing is None:

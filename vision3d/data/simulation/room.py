@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,11 @@ class Room:
     taken: Float64[np.ndarray, "k 5"]
 
 
-def sample_room(rng: np.random.Generator) -> Room:
-    """A room of 2.6 to 7 m a side, furnished along its walls and in the middle."""
+def sample_room(rng: np.random.Generator, models: Sequence[Soup] = ()) -> Room:
+    """A room of 2.6 to 7 m a side, furnished along its walls and in the middle.
+
+    models: pieces to use for every second one beside the own furniture.
+    """
     length, width, height = (float(v) for v in rng.uniform((3.0, 2.6, 2.4), (7.0, 5.5, 3.0)))
     parts = [_floor(rng, length, width)]
     taken: list[np.ndarray] = []
@@ -34,7 +38,7 @@ def sample_room(rng: np.random.Generator) -> Room:
         parts.append(placed(_wall(rng, along, height, door=k == 0) + np.array([0, -away / 2, 0]), 0, 0, 0, turn))
         x = -along / 2 + float(rng.uniform(0, 0.6))
         while x < along / 2 - 0.4:
-            soup = WALL_PIECES[int(rng.integers(len(WALL_PIECES)))](rng)
+            soup = _piece(rng, WALL_PIECES, models)
             low, high = soup.min((0, 1)), soup.max((0, 1))
             gap = float(rng.uniform(0.01, 0.06))
             at = np.array([x - low[0], gap - away / 2 - low[1], 0.0])
@@ -43,12 +47,20 @@ def sample_room(rng: np.random.Generator) -> Room:
                 x += float(high[0] - low[0])
             x += float(rng.exponential(0.35)) + 0.05
     for _ in range(int(rng.integers(4, 12))):
-        soup = FLOOR_PIECES[int(rng.integers(len(FLOOR_PIECES)))](rng)
+        soup = _piece(rng, FLOOR_PIECES, models)
         turn = float(rng.uniform(-np.pi, np.pi)) if rng.random() < 0.5 else float(rng.integers(4)) * np.pi / 2
         x, y = rng.uniform(-0.4, 0.4, 2) * (length, width)
         shift = np.array([np.cos(turn) * x + np.sin(turn) * y, -np.sin(turn) * x + np.cos(turn) * y, 0.0])
         _put(parts, taken, placed(soup, float(x), float(y), 0, turn), soup + shift, turn)
     return Room(np.concatenate(parts), (length, width, height), np.array(taken).reshape(-1, 5))
+
+
+def _piece(
+    rng: np.random.Generator, own: Sequence[Callable[[np.random.Generator], Soup]], models: Sequence[Soup]
+) -> Soup:
+    if len(models) and rng.random() < 0.5:
+        return models[int(rng.integers(len(models)))]
+    return own[int(rng.integers(len(own)))](rng)
 
 
 def _put(parts: list[Soup], taken: list[np.ndarray], soup: Soup, own: Soup, turn: float) -> None:

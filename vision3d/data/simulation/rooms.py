@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from scipy.spatial import cKDTree
 
 from vision3d.core import PointCloud, RigidTransform, UsageError
 from vision3d.data.simulation.depth_camera import DepthCameraConfig, depth_points, fragment, look
+from vision3d.data.simulation.furniture_files import read_models
 from vision3d.data.simulation.room import Room, sample_room
 
 _TRIES = 12  # second views to choose from
@@ -42,6 +44,8 @@ class SimulatedRoomsConfig:
     """Overlaps are spread over this range, as far as the rooms allow."""
     radius: float = 0.05
     """Metres within which points count as overlapping."""
+    furniture: Path | None = None
+    """Folder of Sweet Home 3D's catalogues (.sh3f) whose models join the own furniture."""
     camera: DepthCameraConfig = field(default_factory=DepthCameraConfig)
     """The depth camera."""
 
@@ -63,6 +67,7 @@ class SimulatedRooms(torch.utils.data.Dataset[CloudPair]):
                 f"{config.count}, {config.seed} and {config.overlap}"
             )
         self.config = config
+        self._models = [] if config.furniture is None else [m.corners for m in read_models(config.furniture)]
 
     def __len__(self) -> int:
         return self.config.count
@@ -76,7 +81,7 @@ class SimulatedRooms(torch.utils.data.Dataset[CloudPair]):
             raise IndexError(f"pair {index} of {len(self)}")
         config = self.config
         rng = np.random.default_rng([config.seed, index])
-        room = sample_room(rng)
+        room = sample_room(rng, self._models)
         wish = float(rng.uniform(*config.overlap))
         ways = _ways(rng, room, config.camera, wish)
         source, target = (fragment(rng, room.corners, way, config.camera) for way in ways)

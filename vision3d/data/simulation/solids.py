@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64, UInt8
 from vision3d.core import RigidTransform
 from vision3d.data.simulation.materials import Material
 
-Soup = Float64[np.ndarray, "m 3 3"]
+Soup = Float64[np.ndarray, "_ 3 3"]  # any number: functions take and give soups of several lengths
 
 
 @dataclass(frozen=True, slots=True)

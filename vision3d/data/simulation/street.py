@@ -71,7 +71,7 @@ class _Plan:
         self.taken: list[np.ndarray] = []
 
     def footprint(self, s: float, d: float, turn: float, length: float, width: float) -> Float64[np.ndarray, " 5"]:
-        x, y, heading = self.road.locate(np.array(s), np.array(d))
+        x, y, _, heading = self.road.place(s, d)
         return np.array([x, y, length, width, heading + turn])
 
     def take(self, rectangle: Float64[np.ndarray, " 5"], margin: float) -> bool:
@@ -125,7 +125,7 @@ def _vehicles(
     reach = (road.end - road.start) / 100
     pace = float(rng.uniform(4, 14))
     for _ in range(rng.poisson(config.driving * reach)):
-        way = 1 if rng.random() < 0.45 else -1  # oncoming ones are seen more
+        way = 1.0 if rng.random() < 0.45 else -1.0  # oncoming ones are seen more
         kind = str(rng.choice(["Car", "Van", "Truck"], p=(0.82, 0.12, 0.06)))
         s = float(rng.uniform(road.start, road.end))
         d = -way * float(rng.uniform(1.3, 1.9))
@@ -140,7 +140,7 @@ def _vehicles(
                 way * np.pi / 2 + float(rng.normal(0, 0.1)),
             )
             _add(rng, plan, "Car", place, 0.0, out)
-    for side, (allowed, across) in zip((1, -1), zip(parking, bays, strict=True), strict=True):
+    for side, (allowed, across) in zip((1.0, -1.0), zip(parking, bays, strict=True), strict=True):
         s = road.start + float(rng.uniform(0, 8))
         step = 2.6 if across else 5.6
         fill = min(config.parked / (100 / step) * (1.6 if across else 1.0), 0.95)
@@ -183,7 +183,7 @@ def _people(rng: np.random.Generator, config: StreetConfig, plan: _Plan, style: 
             place = (s + float(rng.normal(0, 0.3)) * (k > 0), d + 0.75 * k, turn + float(rng.normal(0, 0.1)))
             _add(rng, plan, "Pedestrian", place, speed if abs(np.cos(turn)) > 0.7 else 0.0, out, margin=0.1)
     for _ in range(rng.poisson(config.cyclists * reach)):
-        way = 1 if rng.random() < 0.5 else -1
+        way = 1.0 if rng.random() < 0.5 else -1.0
         d = -way * float(rng.uniform(1.5, road.half + 0.6 * road.pavement))
         place = (float(rng.uniform(road.start, road.end)), d, (0.0 if way > 0 else np.pi) + float(rng.normal(0, 0.1)))
         _add(rng, plan, "Cyclist", place, float(rng.uniform(3, 6)), out)
@@ -240,5 +240,5 @@ def _scenery(rng: np.random.Generator, plan: _Plan, style: int, bays: np.ndarray
 
 
 def _stand(road: Road, solid: Solid, s: float, d: float, turn: float) -> Solid:
-    x, y, heading = road.locate(np.array(s), np.array(d))
-    return solid.placed(float(x), float(y), float(road.height(np.array(s), np.array(d))), float(heading) + turn)
+    x, y, z, heading = road.place(s, d)
+    return solid.placed(x, y, z, heading + turn)

@@ -123,7 +123,8 @@ def rays_by_owner(
             tree.children,
             partial,
         )
-    return partial.sum(0)
+    total: Int64[np.ndarray, " count"] = partial.sum(0)
+    return total
 
 
 @numba.njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]

@@ -197,8 +197,8 @@ def _body(
     plate, light = (0.01, 0.5, 0.11), (0.02, 0.22, 0.1)
     for end, share in ((length / 2, 0.9), (-length / 2, 1.0)):
         parts.append(Solid.of(box(*plate, end * 0.998, 0, 0.27 * height), m.SIGN))
-        for side in (-1, 1):
-            parts.append(Solid.of(box(*light, end * 0.985, side * 0.34 * width, 0.4 * height), m.SIGN, share))
+        for hand in (-1, 1):
+            parts.append(Solid.of(box(*light, end * 0.985, hand * 0.34 * width, 0.4 * height), m.SIGN, share))
     return parts
 
 

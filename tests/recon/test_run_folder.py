@@ -83,3 +83,15 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
         pass
     with open_run(tmp_path / "out"):
         pass
+
+
+def test_results_of_other_settings_make_room(tmp_path: Path) -> None:
+    with open_run(tmp_path / "out") as run:
+        run.claim("surface", {"seed": 0}, ("mesh.ply", "renders"))
+        (run.path / "mesh.ply").write_text("first")
+        (run.path / "renders").mkdir()
+        (run.path / "notes.txt").write_text("somebody's")
+        run.claim("surface", {"seed": 0}, ("mesh.ply", "renders"))
+        assert (run.path / "mesh.ply").is_file(), "the same settings keep what is there"
+        run.claim("surface", {"seed": 1}, ("mesh.ply", "renders"))
+        assert sorted(p.name for p in run.path.iterdir()) == ["notes.txt", "stages"]

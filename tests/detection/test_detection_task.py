@@ -156,7 +156,7 @@ def settings_of(file: Path) -> DetectorTaskConfig:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["second-compact", "second-focals-compact"])
 def test_six_real_frames_by_heart(name: str, test_data: Path, tmp_path: Path) -> None:
-    """300 steps without changes of the scans: about 6 minutes (plain) and 12 (focal) of one core.
+    """300 steps without changes of the scans: about 8 minutes (plain) and 15 to 20 (focal) of one busy core.
 
     It shows that all parts work together, and nothing about other scans.
     """

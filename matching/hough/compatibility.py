@@ -12,14 +12,14 @@ from typing import no_type_check
 
 import numba
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt64
 
 from vision3d.sparse.threads import use_torch_threads
 
 
 def compatible(
     points0: Float[np.ndarray, "n 3"], points1: Float[np.ndarray, "n 3"], tolerance: float, shortest: float
-) -> Int[np.ndarray, "n words"]:
+) -> UInt64[np.ndarray, "n words"]:
     """Bit j of row i: the edges from match i to j differ by less than `tolerance` and are longer than `shortest`."""
     out = np.zeros((len(points0), (len(points0) + 63) // 64), np.uint64)
     use_torch_threads()
@@ -37,7 +37,7 @@ def compatible_slow(
     return out
 
 
-def compatible_pairs(bits: Int[np.ndarray, "n words"]) -> tuple[Int[np.ndarray, "p 2"], Int[np.ndarray, " p"]]:
+def compatible_pairs(bits: UInt64[np.ndarray, "n words"]) -> tuple[Int[np.ndarray, "p 2"], Int[np.ndarray, " p"]]:
     """All compatible pairs i < j, in order, and how many matches are compatible with both."""
     starts = np.zeros(len(bits) + 1, np.int64)
     _count_above(bits, starts)

@@ -79,6 +79,7 @@ class Fcgf(nn.Module):
         self.final = SubmanifoldConv(3, up[0], config.out_channels, 1, bias=True)
         if self.shortcut is not None:
             nn.init.zeros_(self.final.weight)
+            assert self.final.bias is not None
             nn.init.zeros_(self.final.bias)
 
     def forward(self, x: SparseTensor) -> Float[Tensor, "m c"]:

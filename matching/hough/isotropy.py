@@ -21,7 +21,9 @@ def orbits(size: int, dimensions: int) -> Int[Tensor, " k"]:
     """The number of the orbit of each element of a cubic kernel, in the order of kernel elements."""
     along = torch.arange(size) - size // 2
     offsets = torch.stack(torch.meshgrid(*[along] * dimensions, indexing="ij"), dim=-1)
-    return torch.unique(offsets.abs().reshape(-1, dimensions).sort(dim=1).values, dim=0, return_inverse=True)[1]
+    kinds = offsets.abs().reshape(-1, dimensions).sort(dim=1).values
+    out: Tensor = torch.unique(kinds, dim=0, return_inverse=True)[1]
+    return out
 
 
 def isotropic(weight: Float[Tensor, "*k i o"]) -> Float[Tensor, "*k i o"]:
@@ -40,4 +42,4 @@ def keep_isotropic(net: nn.Module) -> None:
         if isinstance(layer, ConvolutionLayer | InverseConv) and layer.window.volume > 1:
             with torch.no_grad():
                 layer.weight.copy_(isotropic(layer.weight))
-            layer.weight.register_hook(averaged)
+            layer.weight.register_hook(averaged)  # type: ignore[no-untyped-call]

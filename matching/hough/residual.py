@@ -12,13 +12,13 @@ def convolve(x: SparseTensor, conv: ConvolutionLayer, norm: SparseBatchNorm, *, 
     """relu(norm(conv(x))), or without the ReLU; one product where no gradient is asked for."""
     if foldable([conv, norm]):
         return apply_folded(x, conv, norm, relu)
-    out = norm(conv(x))
+    out: SparseTensor = norm(conv(x))
     return out.with_features(out.features.relu()) if relu else out
 
 
 def widen(x: SparseTensor, conv: InverseConv, norm: SparseBatchNorm, onto: SparseTensor, *, relu: bool) -> SparseTensor:
     """The transposed convolution onto known sites, with batch norm, and ReLU."""
-    out = norm(conv(x, onto=onto))
+    out: SparseTensor = norm(conv(x, onto=onto))
     return out.with_features(out.features.relu()) if relu else out
 
 

@@ -10,14 +10,14 @@ from typing import no_type_check
 
 import numba
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt64
 
 from vision3d.matching.hough.compatibility import compatible_pairs, shared_ones
 from vision3d.sparse.threads import use_torch_threads
 
 
 def draw_triplets(
-    bits: Int[np.ndarray, "n words"], most: int, seed: int
+    bits: UInt64[np.ndarray, "n words"], most: int, seed: int
 ) -> tuple[Int[np.ndarray, "t 3"], Float[np.ndarray, " t"]]:
     """At most `most` triplets of matches that are compatible with each other, and their weights.
 

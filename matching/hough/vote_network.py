@@ -67,6 +67,7 @@ class VoteNetwork(nn.Module):
         self.slope = nn.Parameter(torch.ones(1)) if config.inputs == "smoothed" else None
         if self.slope is not None:
             nn.init.zeros_(self.final.weight)
+            assert self.final.bias is not None
             nn.init.zeros_(self.final.bias)
 
     def forward(self, votes: SparseTensor) -> Float[Tensor, " m"]:
@@ -77,7 +78,7 @@ class VoteNetwork(nn.Module):
         up = widen(s4, self.conv3_tr, self.norm3_tr, s2, relu=True)
         up = widen(concatenate(up, s2), self.conv2_tr, self.norm2_tr, s1, relu=True)
         up = convolve(concatenate(up, s1), self.conv1_tr, self.norm1_tr, relu=True)
-        logits = self.final(up).features[:, 0]
+        logits: Tensor = self.final(up).features[:, 0]
         return logits if self.slope is None else logits + self.slope * votes.features[:, 1]
 
 

@@ -55,7 +55,7 @@ def voxelise(points: Float[Tensor, "n 3"], voxel: float) -> tuple[Float[Tensor, 
     return (sums / counts[:, None]).to(points.dtype), indices.int()
 
 
-def voxel_tensor(indices: Sequence[Int[Tensor, "m 3"]], inputs: Sequence[Float[Tensor, "m c"]]) -> SparseTensor:
+def voxel_tensor(indices: Sequence[Int[Tensor, "_ 3"]], inputs: Sequence[Float[Tensor, "_ c"]]) -> SparseTensor:
     """Several clouds' voxels and inputs as one batch."""
     numbered = [
         torch.cat([torch.full((len(rows), 1), b, dtype=torch.int32, device=rows.device), rows], dim=1)

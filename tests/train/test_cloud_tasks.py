@@ -78,7 +78,7 @@ def test_sources_follow_the_settings(tmp_path: Path) -> None:
         CloudSourceConfig(data="kitti-odometry", root=tmp_path)
     with pytest.raises(UsageError):
         pair_source(CloudSourceConfig(data="kitti-odometry", root=tmp_path, keep=tmp_path), True, 0.1)
-    streets = pair_source(CloudSourceConfig(data="streets", count=1), True, 0.1)
+    streets = pair_source(CloudSourceConfig(data="streets", count=1), training=True, cell=0.1)
     assert isinstance(streets, StreetPairs)
     pair = streets[0]
     assert 6 < float(pair.target_from_source.translation.norm()) < 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from vision3d.geometry.rotation import quaternion_to_matrix
 from vision3d.matching.hough.voxels import voxel_inputs, voxelise
 
 
+@runtime_checkable
 class PairLike(Protocol):
     """Two clouds and the true motion, in one unit."""
 
@@ -30,6 +31,7 @@ class PairLike(Protocol):
     def target_from_source(self) -> RigidTransform: ...
 
 
+@runtime_checkable
 class PairSource(Protocol):
     """Pairs by number."""
 

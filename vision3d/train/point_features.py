@@ -76,12 +76,12 @@ class PointFeatures:
             if len(pair.matches) == 0:
                 continue
             chosen = pair.matches[torch.randperm(len(pair.matches))[: self.config.matches].to(pair.matches.device)]
-            candidates = [torch.randperm(len(f))[: self.config.negatives].to(f.device) for f in (features0, features1)]
+            few0, few1 = (torch.randperm(len(f))[: self.config.negatives].to(f.device) for f in (features0, features1))
             radius = self.config.safe_radius * self.config.voxel
             terms.append(
                 torch.stack(
                     hardest_contrastive(
-                        features0, features1, pair.points0, pair.points1, chosen, *candidates, safe_radius=radius
+                        features0, features1, pair.points0, pair.points1, chosen, few0, few1, safe_radius=radius
                     )
                 )
             )

@@ -109,7 +109,8 @@ class Hough:
     def losses(self, batch: Batch[VoteSample]) -> dict[str, Tensor]:
         """The mean over samples whose votes came near the true motion."""
         terms = []
-        for sample in (batch[i] for i in range(len(batch))):
+        for bins, inputs, row in zip(batch.bins, batch.inputs, batch.row.tolist(), strict=True):
+            sample = VoteSample(bins, inputs, row)
             if sample.row >= 0:
                 terms.append(vote_loss(self._logits(sample), sample.row))
         if terms:

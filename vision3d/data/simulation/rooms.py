@@ -15,6 +15,7 @@ from vision3d.data.simulation.depth_camera import DepthCameraConfig, depth_point
 from vision3d.data.simulation.furniture_files import read_models
 from vision3d.data.simulation.room import Room, sample_room
 
+_ATTEMPTS = 4  # rooms to try until the overlap is in the range asked for
 _TRIES = 12  # second views to choose from
 _ASKED = 4000  # points of the source by which overlap is measured
 _LEAST = 80  # coarse cubes in a view
@@ -80,7 +81,20 @@ class SimulatedRooms(torch.utils.data.Dataset[CloudPair]):
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
         config = self.config
-        rng = np.random.default_rng([config.seed, index])
+        low, high = config.overlap
+        best, missed = None, np.inf
+        for attempt in range(_ATTEMPTS):
+            found = self._draw(np.random.default_rng([config.seed, index, attempt]))
+            miss = max(low - found.overlap, found.overlap - high, 0.0)
+            if miss < missed:
+                best, missed = found, miss
+            if miss == 0:
+                break
+        assert best is not None  # the first attempt misses by a finite amount
+        return best
+
+    def _draw(self, rng: np.random.Generator) -> CloudPair:
+        config = self.config
         room = sample_room(rng, self._models)
         wish = float(rng.uniform(*config.overlap))
         ways = _ways(rng, room, config.camera, wish)

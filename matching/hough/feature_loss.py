@@ -67,7 +67,8 @@ def hardest_contrastive_slow(
     safe_radius: float,
 ) -> tuple[float, float]:
     """`hardest_contrastive` in loops."""
-    positive, sides = [], ([], [])
+    positive: list[float] = []
+    sides: tuple[list[float], list[float]] = ([], [])
     for i, j in matches.tolist():
         positive.append(max(float((features0[i] - features1[j]).norm()) - POSITIVE_MARGIN, 0) ** 2)
         for side, own, features, points, at, candidates in (

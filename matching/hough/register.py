@@ -163,7 +163,7 @@ def distinct(found: list[Candidate], voxel: float) -> list[Candidate]:
 
 def _distinct(pose0: Pose, pose1: Pose, angle: float, length: float) -> bool:
     chord = float(np.linalg.norm(pose0[0] - pose1[0])) / np.sqrt(8)  # the sine of half the angle
-    return 2 * np.arcsin(min(1.0, chord)) > angle or float(np.linalg.norm(pose0[1] - pose1[1])) > length
+    return bool(2 * np.arcsin(min(1.0, chord)) > angle or np.linalg.norm(pose0[1] - pose1[1]) > length)
 
 
 class _Clock:

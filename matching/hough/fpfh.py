@@ -22,7 +22,7 @@ def fpfh(grid: PointGrid, normals: Float[np.ndarray, "n 3"], radius: float) -> F
     """FPFH of the grid's points, in the grid's order, over a radius of at most a cell; float32.
 
     Each point's own histograms (SPFH, percent of its neighbours) plus the mean of its neighbours' weighted by their
-    inverse squared distance, brought to 100 for each of the three angles: 200 in all per angle. Zero without neighbours.
+    inverse squared distance, brought to 100 for each of the three angles: 200 per angle. Zero without neighbours.
     """
     if radius > grid.cell * (1 + 1e-9):
         raise ValueError(f"the radius {radius:g} is larger than the cells of {grid.cell:g}")

@@ -1,6 +1,6 @@
 """Triplets of compatible matches and the rigid motion of each, in closed form.
 
-J. Lee et al., "Deep Hough Voting for Robust Global Registration", ICCV 2021, section 3.2, samples triplets at random and
+J. Lee et al., "Deep Hough Voting for Robust Global Registration", ICCV 2021, section 3.2, draws triplets at random and
 keeps those with equal edges; here edges are known beforehand and only compatible triplets are drawn.
 """
 

@@ -40,7 +40,7 @@ def vote(
     rotation_bin: float,
     translation_bin: float,
 ) -> HoughSpace:
-    """Enters votes (rotation vectors in rad, length at most pi) into bins of `rotation_bin` rad and `translation_bin`."""
+    """Enters votes (rotation vectors in rad, at most pi long) into bins of `rotation_bin` rad and `translation_bin`."""
     poses, weights = _both_ends(rotvecs, translations, weights, rotation_bin)
     bins = np.floor(poses / np.array([rotation_bin] * 3 + [translation_bin] * 3)).astype(np.int64)
     if len(bins) and np.abs(bins).max() >= _MIDDLE - 2:

@@ -20,6 +20,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
     ),
     ("match",): ("vision3d.cli.match", "MatchConfig", "run", "match two photos"),
     ("register",): ("vision3d.cli.register", "RegisterArguments", "run", "align point clouds, with a verdict"),
+    ("detect",): ("vision3d.cli.detect", "DetectConfig", "run", "boxes of cars, people and cyclists in LiDAR scans"),
     ("evaluate", "poses"): (
         "vision3d.cli.evaluate",
         "EvaluatePosesConfig",

@@ -70,9 +70,11 @@ def project_gradient(p: Parameters, projected: Projected, upstream: Float[np.nda
         *(projected.near, projected.rows, upstream, ranks, *fields, shared),
     )
     total = shared.sum(0).astype(np.float32)
-    return Parameters(*fields, total[:9].reshape(3, 3), total[9:12], total[12:16])
+    means, quats, scales, opacities, sh = fields
+    return Parameters(means, quats, scales, opacities, sh, total[:9].reshape(3, 3), total[9:12], total[12:16])
 
 
 def _center(p: Parameters) -> Float[np.ndarray, " 3"]:
     """Of the camera, in the world."""
-    return -(np.ascontiguousarray(p.rotation.T) @ p.translation)
+    center: np.ndarray = -(np.ascontiguousarray(p.rotation.T) @ p.translation)
+    return center

@@ -13,6 +13,9 @@ import tyro
 from vision3d.errors import UsageError, Vision3DError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt8
+
     from vision3d.core import Boxes3D, PointCloud
     from vision3d.detection.detector import Detector
 
@@ -215,13 +218,13 @@ def read_cloud(path: Path) -> PointCloud:
     return PointCloud(cloud.points, (cloud.features / scale).clamp(0, 1), cloud.frame)
 
 
-def write_picture(path: Path, rgb: object) -> None:
+def write_picture(path: Path, rgb: UInt8[np.ndarray, "h w 3"]) -> None:
     """A PNG, whole or not at all."""
     import cv2
 
     from vision3d.io.atomic import atomic_write_bytes
 
-    _, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))  # type: ignore[call-overload]
+    _, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     atomic_write_bytes(path, data.tobytes())
 
 

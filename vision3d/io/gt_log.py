@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vision3d.core import RigidTransform, Vision3DError
 from vision3d.geometry.rotation import nearest_rotation
+from vision3d.io.ascii_file import read_ascii
 from vision3d.io.atomic import atomic_write_text
 
 Fragments = tuple[int, int]
@@ -71,7 +72,7 @@ def read_gt_overlap(path: str | Path) -> dict[Fragments, float]:
     benchmark's). Vision3DError as `read_gt_log`."""
     path = Path(path)
     overlaps: dict[Fragments, float] = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_ascii(path).splitlines(), 1):
         if not line.strip():
             continue
         words = line.split(",")
@@ -86,7 +87,7 @@ def read_gt_overlap(path: str | Path) -> dict[Fragments, float]:
 
 
 def _blocks(path: Path, size: int) -> dict[Fragments, Float64[np.ndarray, "r c"]]:
-    lines = [(number, line.split()) for number, line in enumerate(_text(path).splitlines(), 1) if line.strip()]
+    lines = [(number, line.split()) for number, line in enumerate(read_ascii(path).splitlines(), 1) if line.strip()]
     if len(lines) % (size + 1):
         raise Vision3DError(f"{path} is cut off: {len(lines)} lines are no multiple of {size + 1}")
     blocks: dict[Fragments, Float64[np.ndarray, "r c"]] = {}
@@ -111,12 +112,3 @@ def _row(path: Path, number: int, words: list[str], size: int) -> list[float]:
     if len(row) != size or not np.isfinite(row).all():
         raise Vision3DError(f"{path}:{number}: {size} finite numbers are needed, got {' '.join(words)[:60]!r}")
     return row
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except UnicodeDecodeError:
-        raise Vision3DError(f"{path} is not a text file") from None
-    except OSError as error:
-        raise Vision3DError(f"cannot read {path}: {error.strerror or error}") from None

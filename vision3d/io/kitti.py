@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from vision3d.core import Boxes3D, Camera, RigidTransform, Vision3DError
+from vision3d.io.ascii_file import read_ascii
 from vision3d.io.atomic import atomic_write_text
 from vision3d.io.kitti_labels import DONT_CARE, KittiObjects
 
@@ -94,7 +95,7 @@ def read_calibration(path: str | Path) -> KittiCalibration:
     """
     path = Path(path)
     rows: dict[str, list[str]] = {}
-    for line in _read_lines(path):
+    for line in read_ascii(path).splitlines():
         words = line.replace(":", " ", 1).split()
         if words:
             rows[words[0]] = words[1:]
@@ -212,7 +213,7 @@ def read_plane(path: str | Path) -> Float64[Tensor, " 4"]:
         Vision3DError: missing, or no plane in it.
     """
     path = Path(path)
-    lines = [line for line in _read_lines(path) if line.strip() and not line.startswith("#")]
+    lines = [line for line in read_ascii(path).splitlines() if line.strip() and not line.startswith("#")]
     try:
         plane = torch.tensor([float(v) for v in lines[-1].split()], dtype=torch.float64)
     except (IndexError, ValueError):
@@ -227,7 +228,7 @@ def read_plane(path: str | Path) -> Float64[Tensor, " 4"]:
 def read_split(path: str | Path) -> tuple[str, ...]:
     """Frame names of an ImageSets file, one a line. Vision3DError: missing, empty, or not one name a line."""
     path = Path(path)
-    names = [line.strip() for line in _read_lines(path) if line.strip()]
+    names = [line.strip() for line in read_ascii(path).splitlines() if line.strip()]
     for number, name in enumerate(names, 1):
         if len(name.split()) != 1:
             raise Vision3DError(f"{path}: one frame name a line, got {name!r} (name {number})")
@@ -270,15 +271,6 @@ def _double(boxes: Boxes3D) -> Boxes3D:
     scores = None if boxes.scores is None else boxes.scores.detach().cpu().double()
     centers, sizes, yaw = (v.detach().cpu().double() for v in (boxes.centers, boxes.sizes, boxes.yaw))
     return Boxes3D(centers, sizes, yaw, boxes.labels.cpu(), scores, boxes.frame)
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="ascii").splitlines()
-    except UnicodeDecodeError:
-        raise Vision3DError(f"{path} is not a text file") from None
-    except OSError as error:
-        raise Vision3DError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _matrix(path: Path, rows: dict[str, list[str]], names: tuple[str, ...], shape: tuple[int, int]) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from vision3d.errors import Vision3DError
+from vision3d.io.ascii_file import read_ascii
 from vision3d.io.atomic import atomic_write_text
 
 DONT_CARE = "DontCare"
@@ -74,12 +75,12 @@ def read_labels(path: str | Path, types: Collection[str] | None = KITTI_TYPES) -
         Vision3DError: missing; a line with another number of fields, no number where one must stand, NaN or infinity,
             an unknown type. The message has file and line.
     """
-    return parse_objects(_read(path), LABEL_FIELDS, path, types)
+    return parse_objects(read_ascii(path, "a text file of KITTI objects"), LABEL_FIELDS, path, types)
 
 
 def read_results(path: str | Path, types: Collection[str] | None = KITTI_TYPES) -> KittiObjects:
     """Read a result file: 16 fields a line, the last one the score. Otherwise as `read_labels`."""
-    return parse_objects(_read(path), RESULT_FIELDS, path, types)
+    return parse_objects(read_ascii(path, "a text file of KITTI objects"), RESULT_FIELDS, path, types)
 
 
 def parse_objects(
@@ -172,16 +173,6 @@ def _number(value: float, digits: int, decimals: bool) -> str:
         return str(int(value))
     shown = f"{value:.{digits}f}"
     return shown[1:] if shown.startswith("-") and not float(shown) else shown
-
-
-def _read(path: str | Path) -> str:
-    try:
-        with open(path, encoding="ascii", newline="") as stream:  # noqa: PTH123  # a third of Path.read_text's time
-            return stream.read()
-    except UnicodeDecodeError:
-        raise Vision3DError(f"{path} is not a text file of KITTI objects") from None
-    except OSError as error:
-        raise Vision3DError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _wrong_count(found: int, fields: int) -> str:

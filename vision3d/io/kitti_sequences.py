@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 
 from vision3d.core import RigidTransform, Vision3DError
+from vision3d.io.ascii_file import read_ascii
 from vision3d.io.kitti_labels import KITTI_TYPES, LABEL_FIELDS, KittiObjects, parse_objects
 
 
@@ -39,7 +40,7 @@ def read_tracks(path: str | Path, types: Collection[str] | None = KITTI_TYPES) -
     path = Path(path)
     numbers: list[tuple[int, int]] = []
     rest: list[str] = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_ascii(path).splitlines(), 1):
         words = line.split()
         rest.append(" ".join(words[2:]))
         if not words:
@@ -84,7 +85,7 @@ def read_times(path: str | Path) -> Float64[np.ndarray, " n"]:
 
 def _table(path: Path, columns: int) -> Float64[np.ndarray, "n c"]:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_ascii(path).splitlines(), 1):
         words = line.split()
         if not words:
             continue
@@ -96,12 +97,3 @@ def _table(path: Path, columns: int) -> Float64[np.ndarray, "n c"]:
             raise Vision3DError(f"{path}:{number}: {columns} finite numbers are needed, got {line.strip()[:60]!r}")
         rows.append(row)
     return np.array(rows, np.float64).reshape(-1, columns)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except UnicodeDecodeError:
-        raise Vision3DError(f"{path} is not a text file") from None
-    except OSError as error:
-        raise Vision3DError(f"cannot read {path}: {error.strerror or error}") from None

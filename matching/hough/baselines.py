@@ -19,7 +19,8 @@ import torch
 from vision3d.core import Correspondences, PointCloud, RigidTransform, Vision3DError
 from vision3d.geometry.rotation import nearest_rotation
 from vision3d.matching.hough.consensus import Pose
-from vision3d.matching.hough.features import Described, describe, mutual_matches
+from vision3d.matching.hough.feature_matches import mutual_matches
+from vision3d.matching.hough.features import Described, describe
 from vision3d.matching.hough.registration import Evidence, Registration
 from vision3d.matching.hough.surface import align, surface
 

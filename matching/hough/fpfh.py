@@ -74,6 +74,25 @@ def _bin(value):  # pragma: no cover (compiled)
     return min(max(np.int64(np.floor(value * BINS)), 0), BINS - 1)
 
 
+@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def _angle(y, x):  # pragma: no cover (compiled)
+    """atan2(y, x) to 1e-7 rad: M. Abramowitz and I. A. Stegun, "Handbook of Mathematical Functions", 4.4.49."""
+    across, along = abs(y), abs(x)
+    if across == 0.0 and along == 0.0:
+        return 0.0
+    r = min(across, along) / max(across, along)
+    s = r * r
+    p = ((0.0028662257 * s - 0.0161657367) * s + 0.0429096138) * s - 0.0752896400
+    p = (((p * s + 0.1065626393) * s - 0.1420889944) * s + 0.1999355085) * s - 0.3333314528
+    angle = r + r * s * p
+    if across > along:
+        angle = 0.5 * np.pi - angle
+    if x < 0:
+        angle = np.pi - angle
+    return -angle if y < 0 else angle
+
+
 @numba.njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def _spfh(points, normals, starts, beside, radius2, out):  # pragma: no cover (compiled)
@@ -104,10 +123,10 @@ def _spfh(points, normals, starts, beside, radius2, out):  # pragma: no cover (c
                     if length == 0.0:
                         alpha = theta = phi = 0.0
                     else:
-                        vx, vy, vz = vx / length, vy / length, vz / length
-                        wx, wy, wz = ny * vz - nz * vy, nz * vx - nx * vz, nx * vy - ny * vx
-                        alpha = vx * mx + vy * my + vz * mz
-                        theta = np.arctan2(wx * mx + wy * my + wz * mz, nx * mx + ny * my + nz * mz)
+                        alpha = (vx * mx + vy * my + vz * mz) / length
+                        cosine = nx * mx + ny * my + nz * mz
+                        # n x (l x n) = l - phi n: the third axis of the frame, times the length
+                        theta = _angle(lx * mx + ly * my + lz * mz - phi * cosine, length * cosine)
                     out[i, _bin((theta + np.pi) / (2.0 * np.pi))] += np.float32(1)
                     out[i, BINS + _bin((alpha + 1.0) / 2.0)] += np.float32(1)
                     out[i, 2 * BINS + _bin((phi + 1.0) / 2.0)] += np.float32(1)

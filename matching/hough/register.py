@@ -15,8 +15,9 @@ from torch import Tensor
 
 from vision3d.core import Correspondences, PointCloud, RigidTransform
 from vision3d.matching.hough.candidates import INLIER, Candidate, candidates
-from vision3d.matching.hough.consensus import Pose, residuals, sharpen
-from vision3d.matching.hough.features import Described, describe, describe_with, mutual_matches
+from vision3d.matching.hough.consensus import Pose, focus, residuals
+from vision3d.matching.hough.feature_matches import either, mutual, nearest_features
+from vision3d.matching.hough.features import Described, describe, describe_with
 from vision3d.matching.hough.grid import auto_voxel
 from vision3d.matching.hough.likeness import fit, probe
 from vision3d.matching.hough.registration import Evidence, RegisterConfig, Registration
@@ -91,9 +92,10 @@ def _register(
             f"too few points: {few} voxels of {voxel:g} hold any, {LEAST_POINTS} are needed", timings, facts
         )
     rows0, rows1 = (np.sort(rng.permutation(len(c.points))[: config.max_matched]) for c in (source, target))
-    indices, _ = mutual_matches(source.features[rows0], target.features[rows1])
-    matched0, matched1 = source.points[rows0[indices[:, 0]]], target.points[rows1[indices[:, 1]]]
-    facts["matches"] = len(indices)
+    directions = nearest_features(source.features[rows0], target.features[rows1])
+    agreed, loose = mutual(*directions), either(*directions)
+    matched0, matched1 = source.points[rows0[agreed[:, 0]]], target.points[rows1[agreed[:, 1]]]
+    facts["matches"] = len(agreed)
     clock.stage("matching")
     found = candidates(matched0, matched1, voxel, triplets=config.triplets, most=config.peaks, seed=config.seed)
     clock.stage("voting")
@@ -111,9 +113,9 @@ def _register(
         ranked.append((fit(*probes, source, target, surfaces, pose).likeness, pose, candidate))
     ranked.sort(key=lambda r: -r[0])
     best, pose, winner = ranked[0]
-    coarse = sharpen(matched0, matched1, pose, 2 * voxel)
+    coarse = focus(source.points[rows0[loose[:, 0]]], target.points[rows1[loose[:, 1]]], winner.pose, 2 * voxel)
     clock.stage("ranking")
-    fine = align(source.points, source.normals, surfaces[1], pose, (2 * voxel, voxel))
+    fine = align(source.points, source.normals, surfaces[1], pose, (2 * voxel, voxel, voxel / 2))
     clock.stage("refinement")
     fitted = fit(*probes, source, target, surfaces, fine)
     apart = 8 * voxel / max(float(np.sqrt((source.points**2).sum(1).mean())), voxel)
@@ -188,8 +190,11 @@ def _in_frames(pose: Pose, source: Described, target: Described) -> RigidTransfo
 
 def _finite(points: Float[Tensor, "n 3"]) -> np.ndarray:
     table = points.detach().cpu().double().numpy()
+    if np.isfinite(table).all():
+        whole: np.ndarray = np.ascontiguousarray(table)
+        return whole
     valid = np.isfinite(table).all(1)
-    if len(table) and valid.mean() < 0.5:
+    if valid.mean() < 0.5:
         raise ValueError(f"{int((~valid).sum())} of {len(table)} points are NaN or infinite")
     out: np.ndarray = np.ascontiguousarray(table[valid])
     return out

@@ -77,7 +77,7 @@ class Registration:
 
     registered: the verdict. Where it is False the pose is the best that was found, not to be trusted: identity only
     where there was nothing to begin with (too few points or matches), as `evidence.reason` then says.
-    coarse: the pose fitted to the matches that agree with the verified motion, before ICP over all points.
+    coarse: the voted pose fitted to the nearest features of both directions that agree with it; no ICP.
     inliers: points0 in the source's frame, points1 in the target's.
     timings: seconds by stage.
     """

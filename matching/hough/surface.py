@@ -15,9 +15,8 @@ from jaxtyping import Float, Int
 
 from vision3d.matching.hough.consensus import Pose
 from vision3d.matching.hough.grid import PointGrid, cell_key, find_cell, point_grid
+from vision3d.matching.hough.point_to_plane import NormalEquations, normal_equations
 from vision3d.sparse.threads import use_torch_threads
-
-CHUNKS = 64  # partial sums of the normal equations, added in order: the same result with any number of threads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,23 +67,16 @@ def align(
     rotation, translation = pose
     for threshold in thresholds:
         for _ in range(rounds):
-            moved = points @ rotation.T + translation
-            index, distance = nearest(points, (rotation, translation), target)
-            system, _, _ = normal_equations(moved, normals @ rotation.T, target, index, distance, threshold)
-            values, vectors = np.linalg.eigh(system[:6, :6])
+            system = _paired(points, normals, target, (rotation, translation), threshold)
+            values, vectors = np.linalg.eigh(system.information)
             if values[-1] <= 0:
                 return rotation, translation
             firm = values > 1e-4 * values[-1]
-            step = -vectors[:, firm] @ ((vectors[:, firm].T @ system[:6, 6]) / values[firm])
-            step[:3] *= 1.0 / system[6, 6]  # rotations were scaled by the radius
-            center = system[7, :3]
-            turn = rotation_of(step[:3])
+            step = -vectors[:, firm] @ ((vectors[:, firm].T @ system.right) / values[firm])
+            turn = rotation_of(step[:3] / system.radius)
             rotation = turn @ rotation
-            translation = turn @ (translation - center) + center + step[3:6]
-            if (
-                np.linalg.norm(step[3:6]) < 1e-4 * threshold
-                and np.linalg.norm(step[:3]) * system[6, 6] < 1e-4 * threshold
-            ):
+            translation = turn @ (translation - system.center) + system.center + step[3:]
+            if max(np.linalg.norm(step[:3]), np.linalg.norm(step[3:])) < 1e-4 * threshold:
                 break
         u, _, vt = np.linalg.svd(rotation)
         rotation = u @ vt
@@ -95,47 +87,15 @@ def constraint(
     points: Float[np.ndarray, "n 3"], normals: Float[np.ndarray, "n 3"], target: Surface, pose: Pose, threshold: float
 ) -> float:
     """Three times the least eigenvalue of the point-to-plane information: 1 in a box, 0 where a motion is free."""
+    system = _paired(points, normals, target, pose, threshold)
+    return max(0.0, 3 * float(np.linalg.eigvalsh(system.information)[0]))
+
+
+def _paired(
+    points: Float[np.ndarray, "n 3"], normals: Float[np.ndarray, "n 3"], target: Surface, pose: Pose, threshold: float
+) -> NormalEquations:
     index, distance = nearest(points, pose, target)
-    table, total, _ = normal_equations(
-        points @ pose[0].T + pose[1], normals @ pose[0].T, target, index, distance, threshold
-    )
-    return max(0.0, 3 * float(np.linalg.eigvalsh(table[:6, :6])[0])) if total > 0 else 0.0
-
-
-def normal_equations(
-    moved: Float[np.ndarray, "n 3"],
-    normals: Float[np.ndarray, "n 3"],
-    target: Surface,
-    index: Int[np.ndarray, " n"],
-    distance: Float[np.ndarray, " n"],
-    threshold: float,
-) -> tuple[Float[np.ndarray, "8 7"], float, float]:
-    """Weighted normal equations of the point-to-plane distances of moved points to their nearest surface points.
-
-    Returns a table, the sum of weights, and the weighted sum of squared distances along the normals. Rows 0-5 of the
-    table: [A | b], unknowns rotation (times the points' radius, about their centre) then translation, divided by the
-    sum of weights; [6, 6] the radius; row 7 the centre.
-    """
-    found = (index >= 0) & (distance < threshold)
-    at = np.where(found, index, 0)
-    agree = np.einsum("ij,ij->i", normals, target.normals[at])
-    weights = np.where(found & (np.abs(agree) > 0.7071), np.clip(1 - (distance / threshold) ** 2, 0, None) ** 2, 0.0)
-    table = np.zeros((8, 7))
-    total = float(weights.sum())
-    if total == 0:
-        table[6, 6] = 1
-        return table, 0.0, 0.0
-    n, q = target.normals[at], target.grid.points[at]
-    center = weights @ moved / total
-    arm = moved - center
-    radius = max(float(np.sqrt(weights @ (arm * arm).sum(1) / total)), 1e-12)
-    jacobian = np.concatenate([np.cross(arm, n) / radius, n], axis=1)
-    off = ((moved - q) * n).sum(1)
-    table[:6, :6] = (jacobian * weights[:, None]).T @ jacobian / total
-    table[:6, 6] = (jacobian * weights[:, None]).T @ off / total
-    table[6, 6] = radius
-    table[7, :3] = center
-    return table, total, float(weights @ off**2)
+    return normal_equations(points, normals, pose, target.grid.points, target.normals, index, distance, threshold)
 
 
 def rotation_of(rotvec: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "3 3"]:

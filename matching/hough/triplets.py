@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from jaxtyping import Float, Int, UInt64
 
-from vision3d.matching.hough.compatibility import compatible_pairs, shared_ones
+from vision3d.matching.hough.compatibility import compatible_pairs, ones, shared_ones
 from vision3d.sparse.threads import use_torch_threads
 
 
@@ -80,23 +80,22 @@ def _draw(bits, pairs, shared, starts, seed, triplets, strength):  # pragma: no 
         mixed = (np.uint64(p) + seed * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
         offset = np.int64((mixed >> np.uint64(33)) % np.uint64(shared[p]))
-        seen, taken = 0, 0
-        for w in range(bits.shape[1]):
+        for taken in range(wanted):
+            # partner number `rank`, evenly spread around the circle from the offset
+            rank = (((taken + 1) * shared[p] + wanted - 1) // wanted - 1 + offset) % shared[p]
+            w = 0
             word = bits[i, w] & bits[j, w]
-            k = 64 * w
-            while word != np.uint64(0):
-                if word & np.uint64(1):
-                    # partner number `seen`, counted from the offset around the circle
-                    turn = (seen - offset) % shared[p]
-                    if (turn * wanted) // shared[p] != ((turn + 1) * wanted) // shared[p]:
-                        at = starts[p] + taken
-                        triplets[at, 0], triplets[at, 1], triplets[at, 2] = i, j, k
-                        least = min(shared_ones(bits, i, k), shared_ones(bits, j, k))
-                        strength[at] = min(least, shared[p])
-                        taken += 1
-                    seen += 1
-                word >>= np.uint64(1)
-                k += 1
+            while ones(word) <= rank:
+                rank -= ones(word)
+                w += 1
+                word = bits[i, w] & bits[j, w]
+            for _ in range(rank):
+                word &= word - np.uint64(1)  # without its lowest one
+            k = 64 * w + ones((word & (~word + np.uint64(1))) - np.uint64(1))
+            at = starts[p] + taken
+            triplets[at, 0], triplets[at, 1], triplets[at, 2] = i, j, k
+            least = min(shared_ones(bits, i, k), shared_ones(bits, j, k))
+            strength[at] = min(least, shared[p])
 
 
 @numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]

@@ -12,9 +12,12 @@ from vision3d.io.ply import read_ply
 from vision3d.io.scans import read_scan
 from vision3d.matching.hough.candidates import candidates
 from vision3d.matching.hough.compatibility import compatible, compatible_pairs, compatible_slow
+from vision3d.matching.hough.consensus import focus
+from vision3d.matching.hough.feature_matches import mutual_matches, nearest_features
 from vision3d.matching.hough.fpfh import fpfh, fpfh_slow
 from vision3d.matching.hough.grid import point_grid, thin, thin_slow
 from vision3d.matching.hough.normals import normals, normals_slow
+from vision3d.matching.hough.point_to_plane import normal_equations, normal_equations_slow
 from vision3d.matching.hough.pose_graph import Edge, solve_pose_graph
 from vision3d.matching.hough.register import RegisterConfig, register
 from vision3d.matching.hough.triplets import draw_triplets, triplet_poses, triplet_poses_slow
@@ -87,13 +90,62 @@ def test_kernels_equal_their_twins() -> None:
     pairs, shared = compatible_pairs(bits)
     assert len(pairs) == table.sum() // 2
     np.testing.assert_array_equal(shared, (table.astype(int) @ table)[pairs[:, 0], pairs[:, 1]])
-    triplets, _ = draw_triplets(bits, 500, 0)
+    triplets, strength = draw_triplets(bits, 500, 0)
     i, j, k = triplets.T
     assert len(triplets) > 50 and bool((table[i, j] & table[j, k] & table[i, k]).all())
+    assert len(np.unique(np.sort(triplets, axis=1), axis=0)) > 0.8 * len(triplets)
+    partners = table.astype(int) @ table
+    np.testing.assert_array_equal(
+        strength, np.minimum(partners[i, j], np.minimum(partners[j, k], partners[i, k])).astype(float)
+    )
+    every, _ = draw_triplets(bits, 10**9, 0)  # more than there are: each partner of each pair once
+    assert len(every) == np.triu(table * partners).sum() == len(np.unique(every, axis=0))
     rotations, translations, _ = triplet_poses(p, q, triplets)
     rotations_slow, translations_slow = triplet_poses_slow(p, q, triplets)
     np.testing.assert_allclose(rotations, rotations_slow, atol=1e-7)
     np.testing.assert_allclose(translations, translations_slow, atol=1e-7)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 700), (1300, 900)])
+def test_nearest_features_equal_all_distances(n: int, m: int) -> None:
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(size=(n, 33)) * 30 + 100, rng.normal(size=(m, 33)) * 30 + 100
+    index0, index1 = nearest_features(a, b)
+    distance = np.linalg.norm(a[:, None] - b[None], axis=-1)
+    np.testing.assert_array_equal(index0, distance.argmin(1))
+    np.testing.assert_array_equal(index1, distance.argmin(0))
+    pairs, length = mutual_matches(a, b)
+    best = (distance == distance.min(1, keepdims=True)) & (distance == distance.min(0, keepdims=True))
+    np.testing.assert_array_equal(pairs, np.argwhere(best))
+    np.testing.assert_allclose(length, distance[best])
+    assert len(mutual_matches(a, b[:0])[0]) == 0
+
+
+def test_normal_equations_equal_their_twin() -> None:
+    """Far from the origin, where sums about it lose digits, and with pairs that must not count."""
+    rng = np.random.default_rng(4)
+    points, onto = rng.uniform(-1, 1, (500, 3)) + 4, rng.uniform(-1, 1, (300, 3)) + 4
+    directions, other = (d / np.linalg.norm(d, axis=1, keepdims=True) for d in rng.normal(size=(2, 500, 3)))
+    pose = (Rotation.from_rotvec([0.1, -0.2, 0.3]).as_matrix(), np.array([0.2, 0.1, -0.4]))
+    index, distance = rng.integers(-1, 300, 500).astype(np.int32), rng.uniform(0, 0.3, 500)
+    given = (points, directions, pose, onto, np.ascontiguousarray(other[:300]), index, distance, 0.2)
+    fast, slow = normal_equations(*given), normal_equations_slow(*given)
+    for name in ("information", "right", "center", "radius", "weight", "squares"):
+        np.testing.assert_allclose(getattr(fast, name), getattr(slow, name), atol=1e-10, err_msg=name)
+    nothing = normal_equations(*given[:5], np.full(500, -1, np.int32), distance, 0.2)
+    assert nothing.weight == 0 and not nothing.information.any()
+
+
+def test_focus_finds_matches_that_the_start_misses() -> None:
+    """100 right matches with noise among 400 wrong ones; the start brings few of them within the radius."""
+    rng = np.random.default_rng(6)
+    p = rng.uniform(-1.5, 1.5, (500, 3))
+    q = rng.uniform(-1.5, 1.5, (500, 3))
+    q[:100] = p[:100] + rng.normal(size=(100, 3)) * 0.02
+    start = (Rotation.from_rotvec([0.0, 0.0, 0.08]).as_matrix(), np.array([0.05, -0.05, 0.05]))
+    rotation, translation = focus(p, q, start, 0.1)
+    assert Rotation.from_matrix(rotation).magnitude() < np.deg2rad(0.5)
+    assert np.linalg.norm(translation) < 0.01
 
 
 def fragment(test_data, number: int) -> PointCloud:

@@ -25,7 +25,8 @@ from vision3d.data.loader import SampleSource
 from vision3d.errors import UsageError, Vision3DError
 from vision3d.io.atomic import atomic_file, atomic_write_json, recover_leftovers
 from vision3d.matching.hough.baselines import BASELINES, register_with, why_not
-from vision3d.matching.hough.features import describe, mutual_matches
+from vision3d.matching.hough.feature_matches import mutual_matches
+from vision3d.matching.hough.features import describe
 from vision3d.matching.hough.register import RegisterConfig, Registration, register
 
 OURS = "hough"

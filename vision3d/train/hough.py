@@ -16,7 +16,8 @@ from torch import Tensor
 from vision3d.data.collate import Batch, collate
 from vision3d.geometry.rotation import rotation_log
 from vision3d.matching.hough.candidates import Votes, cast_votes
-from vision3d.matching.hough.features import describe, mutual_matches
+from vision3d.matching.hough.feature_matches import mutual_matches
+from vision3d.matching.hough.features import describe
 from vision3d.matching.hough.vote_loss import true_bin, vote_loss
 from vision3d.matching.hough.vote_network import COMPACT, PAPER, VoteNetwork, vote_inputs, vote_tensor
 from vision3d.train.cloud_samples import PairSource, random_motion

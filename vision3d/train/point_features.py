@@ -15,7 +15,7 @@ from torch import Tensor
 from vision3d.data.collate import Batch, collate
 from vision3d.matching.hough.fcgf import COMPACT, KITTI, THREEDMATCH, Fcgf
 from vision3d.matching.hough.feature_loss import hardest_contrastive
-from vision3d.matching.hough.features import mutual_matches
+from vision3d.matching.hough.feature_matches import mutual_matches
 from vision3d.matching.hough.isotropy import keep_isotropic
 from vision3d.matching.hough.voxels import voxel_tensor
 from vision3d.train.cloud_samples import VoxelPair, VoxelPairs

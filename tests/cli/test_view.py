@@ -223,13 +223,23 @@ def test_ports(tmp_path: Path) -> None:
         free_port("192.0.2.1", 8080)  # an address of nobody (RFC 5737)
 
 
+def _heed_interrupts() -> None:
+    """A shell starts what it runs in the background deaf to Ctrl-C, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_command_serves_and_ends_on_interrupt(tmp_path: Path) -> None:
     write_view_folder(tmp_path / "out")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-c", RUN, str(tmp_path / "out"), "--port", str(port)]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "NO_COLOR": "1"},
+            preexec_fn=_heed_interrupts,
         )
         assert process.stdout is not None
         line = process.stdout.readline()

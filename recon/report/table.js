@@ -26,15 +26,15 @@
     sort(column, before ? before === "ascending" : column > 3 && column < 7); // big numbers first
   }));
 
-  const [words, leftOut] = [report.find("photo-filter"), report.find("photo-left-out")];
+  const [words, leftOut] = [report.find("photo-filter"), report.find("photo-left-out")]; // the box only where some are left out
   if (!words) return;
   function filter() {
     const wanted = words.value.trim().toLowerCase();
     for (const row of body.rows) {
       row.hidden = !row.dataset.name.toLowerCase().includes(wanted) ||
-        (leftOut.checked && !row.classList.contains("left-out"));
+        (leftOut?.checked && !row.classList.contains("left-out"));
     }
   }
   words.addEventListener("input", filter);
-  leftOut.addEventListener("change", filter);
+  leftOut?.addEventListener("change", filter);
 })();

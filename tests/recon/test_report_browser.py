@@ -48,6 +48,12 @@ def test_scripts_run_without_errors(tmp_path, case):
             assert page.evaluate("document.querySelectorAll('canvas').length") == 2
 
 
+def test_many_photos_of_which_none_is_left_out_can_be_filtered(tmp_path):
+    with opened(report_data(arc_scene(14, 50)), tmp_path) as page:
+        page.locator("#photo-filter").fill("IMG_003")
+        assert page.locator("#photo-table tbody tr:visible").count() == 1
+
+
 def test_mesh_and_surfels_can_be_switched(tmp_path):
     count = """async (...toggled) => {
       for (const words of toggled) {

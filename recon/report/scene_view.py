@@ -13,7 +13,8 @@ from vision3d.core import Scene
 
 MAX_POINTS = 100_000
 FIELD_OF_VIEW = math.radians(40)
-SIDE, PITCH = math.radians(24), math.radians(16)  # a start view a little to the side and above shows depth
+SIDES = tuple(math.radians(degrees) for degrees in (24, -24))  # a start view a little to the side and above shows depth
+PITCHES = tuple(math.radians(degrees) for degrees in (16, 28, 40))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +84,41 @@ def view_of(scene: Scene, max_points: int = MAX_POINTS) -> SceneView:
     near = 4 * depth if len(framed) else 0.2
     floor = float(np.percentile(core[:, 1], 1)) if len(core) else float(corners[:, 1].min(initial=-0.5))
     size = float(np.clip(0.75 / math.sqrt(max(len(points), 1)), 0.003, 0.012))
-    yaw = min(
-        -SIDE, SIDE, key=lambda side: fit(framing, near, side, PITCH, 1.6)[0]
-    )  # the side that fills the picture more
-    return SceneView(points, colors, frustums, framing, near, view_from_world.T, floor, size, yaw, PITCH, middle, scale)
+    starts = [(yaw, pitch) for pitch in PITCHES for yaw in SIDES]
+    yaw, pitch = max(starts, key=lambda start: round(_filled(core, framing, near, *start), 3))
+    return SceneView(points, colors, frustums, framing, near, view_from_world.T, floor, size, yaw, pitch, middle, scale)
 
 
 def fit(
-    framing: Float[np.ndarray, "k 3"], near: float, yaw: float, pitch: float, aspect: float
+    framing: Float[np.ndarray, "k 3"], near: float, yaw: float, pitch: float, aspect: float, covered: float = 0.0
 ) -> tuple[float, float, float]:
     """(distance, x, y): how far the eye must be from a point x right and y above the origin to see all of `framing`.
 
     Each side of the picture touches a point, less a little air, but none is closer to the eye than `near`;
-    the field of view is that of the picture's height.
+    the field of view is that of the picture's height, of which the lowest share `covered` is kept free (a tool bar).
     """
     inside = framing @ turn(yaw, pitch).T
-    slope_y = math.tan(FIELD_OF_VIEW / 2) * 0.94
-    ends = []
-    for values, slope in ((inside[:, 0], slope_y * aspect), (inside[:, 1], slope_y)):
-        high = float((inside[:, 2] + values / slope).max(initial=0.0))
-        low = float((inside[:, 2] - values / slope).max(initial=0.0))
-        ends.append(((high + low) / 2, slope * (high - low) / 2))
-    closest = float(inside[:, 2].max(initial=0.0)) + near
-    return max(ends[0][0], ends[1][0], closest), ends[0][1], ends[1][1]
+    top = math.tan(FIELD_OF_VIEW / 2) * 0.94
+    bottom, side = top - 2 * math.tan(FIELD_OF_VIEW / 2) * covered, top * aspect
+    x, y, z = inside.T
+    right, left = float((x + side * z).max(initial=0.0)), float((side * z - x).max(initial=0.0))
+    above, below = float((y + top * z).max(initial=0.0)), float((bottom * z - y).max(initial=0.0))
+    closest = float(z.max(initial=0.0)) + near
+    distance = max((right + left) / (2 * side), (above + below) / (top + bottom), closest)
+    return distance, (right - left) / 2, (above - below - (top - bottom) * distance) / 2
+
+
+def _filled(core: Float[np.ndarray, "n 3"], framing: Float[np.ndarray, "k 3"], near: float, *start: float) -> float:
+    """Share of the height of a usual picture that most points reach over, from where all of `framing` is seen.
+
+    The square root of their area on it, between the 5th and 95th percentile; without points, how near the eye comes.
+    """
+    distance, x, y = fit(framing, near, *start, 1.6)
+    if not len(core):
+        return 1 / distance
+    seen = _every(core, 5000) @ turn(*start).T - (x, y, distance)
+    low, high = np.percentile(seen[:, :2] / -seen[:, 2:], [5, 95], axis=0)
+    return float(np.sqrt(np.prod(high - low))) / (2 * math.tan(FIELD_OF_VIEW / 2))
 
 
 def turn(yaw: float, pitch: float) -> Float[np.ndarray, "3 3"]:

@@ -40,20 +40,23 @@
 
   function startView() { // like fit() in scene_view.py
     const [right, up, back] = axesOf(data);
-    const slopeY = Math.tan(data.fieldOfView / 2) * 0.94;
-    const slopes = [(slopeY * canvas.clientWidth) / Math.max(canvas.clientHeight, 1), slopeY];
-    let [ends, closest] = [[0, 0, 0, 0], 0];
+    const [high, slope] = [Math.max(canvas.clientHeight, 1), Math.tan(data.fieldOfView / 2)];
+    const covered = Math.min(0.4, (high - bar.offsetTop) / high); // by the tool bar
+    const [top, side] = [slope * 0.94, (slope * 0.94 * canvas.clientWidth) / high];
+    const bottom = top - 2 * slope * covered;
+    let [onRight, onLeft, above, below, closest] = [0, 0, 0, 0, 0];
     for (let i = 0; i < framing.length; i += 3) {
       const p = [framing[i], framing[i + 1], framing[i + 2]];
-      const z = dot(p, back);
+      const [x, y, z] = [dot(p, right), dot(p, up), dot(p, back)];
+      onRight = Math.max(onRight, x + side * z);
+      onLeft = Math.max(onLeft, side * z - x);
+      above = Math.max(above, y + top * z);
+      below = Math.max(below, bottom * z - y);
       closest = Math.max(closest, z);
-      [dot(p, right), dot(p, up)].forEach((value, k) => {
-        ends[2 * k] = Math.max(ends[2 * k], z + value / slopes[k]);
-        ends[2 * k + 1] = Math.max(ends[2 * k + 1], z - value / slopes[k]);
-      });
     }
-    const target = along(along([0, 0, 0], right, (slopes[0] * (ends[0] - ends[1])) / 2), up, (slopes[1] * (ends[2] - ends[3])) / 2);
-    return { yaw: data.yaw, pitch: data.pitch, distance: Math.max((ends[0] + ends[1]) / 2, (ends[2] + ends[3]) / 2, closest + data.near), target, untouched: true };
+    const distance = Math.max((onRight + onLeft) / (2 * side), (above + below) / (top + bottom), closest + data.near);
+    const target = along(along([0, 0, 0], right, (onRight - onLeft) / 2), up, (above - below - (top - bottom) * distance) / 2);
+    return { yaw: data.yaw, pitch: data.pitch, distance, target, untouched: true };
   }
   function viewOfCamera(camera) {
     const middle = [0, 1, 2].map((k) => camera.corners.reduce((sum, corner) => sum + corner[k] / 4, 0));

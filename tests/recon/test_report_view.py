@@ -65,6 +65,16 @@ def test_the_start_view_shows_all_of_the_framing(aspect):
     assert 0.85 < slopes.max() < 1
 
 
+@pytest.mark.parametrize("covered", [0.1, 0.3])
+def test_the_start_view_keeps_free_what_the_tool_bar_covers(covered):
+    framing = np.random.default_rng(1).normal(size=(50, 3)) * (0.5, 2, 0.5)
+    distance, x, y = fit(framing, 0.2, 0.4, 0.3, 1.6, covered)
+    seen = framing @ turn(0.4, 0.3).T - (x, y, distance)
+    height = seen[:, 1] / -seen[:, 2] / math.tan(FIELD_OF_VIEW / 2)
+    assert height.min() >= -1 + 2 * covered + 0.05 and height.max() == pytest.approx(0.94)
+    assert height.min() == pytest.approx(-0.94 + 2 * covered)
+
+
 def test_the_still_picture_shows_points_and_cameras(tmp_path):
     scene = arc_scene(5, 500)
     scene.colors[:] = torch.tensor([0, 255, 0], dtype=torch.uint8)

@@ -55,7 +55,7 @@ def sharpen(
 
 
 def focus(points0: Float[np.ndarray, "n 3"], points1: Float[np.ndarray, "n 3"], pose: Pose, radius: float) -> Pose:
-    """`sharpen` with the radius shrinking from twice `radius` to it: to right matches that `pose` itself misses."""
-    for factor in (2.0, 1.5, 1.0):
+    """`sharpen` with the radius shrinking from four times `radius` to it, to reach right matches that `pose` misses."""
+    for factor in (4.0, 3.0, 2.0, 1.5, 1.0):
         pose = sharpen(points0, points1, pose, factor * radius)
     return pose

@@ -108,15 +108,17 @@ def fit(
     return distance, (right - left) / 2, (above - below - (top - bottom) * distance) / 2
 
 
-def _filled(core: Float[np.ndarray, "n 3"], framing: Float[np.ndarray, "k 3"], near: float, *start: float) -> float:
+def _filled(
+    core: Float[np.ndarray, "n 3"], framing: Float[np.ndarray, "k 3"], near: float, yaw: float, pitch: float
+) -> float:
     """Share of the height of a usual picture that most points reach over, from where all of `framing` is seen.
 
     The square root of their area on it, between the 5th and 95th percentile; without points, how near the eye comes.
     """
-    distance, x, y = fit(framing, near, *start, 1.6)
+    distance, x, y = fit(framing, near, yaw, pitch, 1.6)
     if not len(core):
         return 1 / distance
-    seen = _every(core, 5000) @ turn(*start).T - (x, y, distance)
+    seen = _every(core, 5000) @ turn(yaw, pitch).T - (x, y, distance)
     low, high = np.percentile(seen[:, :2] / -seen[:, 2:], [5, 95], axis=0)
     return float(np.sqrt(np.prod(high - low))) / (2 * math.tan(FIELD_OF_VIEW / 2))
 

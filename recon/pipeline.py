@@ -192,7 +192,7 @@ class _Run:
     def _solve(self, pairs: Mapping[Pair, VerifiedPair], name: str) -> SfmResult:
         config = SfmConfig(threads=torch.get_num_threads(), seed=self.config.seed)
         key: dict[str, object] = {
-            "sfm": asdict(config),
+            "sfm": asdict(replace(config, threads=1)),  # another number of them is no reason to begin again
             "priors": {n: asdict(p) for n, p in sorted(self.priors.items())},
             "poses": {n: p.matrix().tolist() for n, p in sorted((self.poses or {}).items())},
             "refine_poses": self.config.refine_poses,

@@ -26,7 +26,14 @@ from vision3d.recon.report.statistics import weakly_tied
 from vision3d.recon.results import RunSummary, write_results, write_scene
 from vision3d.recon.run_folder import RunFolder, open_run
 from vision3d.recon.sfm import SfmConfig, SfmResult, estimate_poses
-from vision3d.recon.surface import Surface, SurfaceSettings, build_surface, file_digest, scene_digest
+from vision3d.recon.surface import (
+    Surface,
+    SurfaceSettings,
+    build_surface,
+    file_digest,
+    held_out_photos,
+    scene_digest,
+)
 from vision3d.recon.tracks import Pair
 from vision3d.recon.unite import united
 from vision3d.recon.upright import upright_turns
@@ -97,6 +104,8 @@ def reconstruct(config: ReconstructConfig, progress: Progress = silent) -> Recon
         raise UsageError(
             f"the masks in {config.masks} are all black: they hide every photo (white counts; invert them)"
         )
+    if len(infos) > 1 and config.until in ("surfels", "mesh"):
+        held_out_photos([info.name for info in infos], config.holdout)  # before the work, not after it
     with open_run(config.out) as folder:
         run = _Run(config, folder, progress, infos, skipped, priors, poses)
         run.timings["photos"] = time.perf_counter() - started

@@ -70,7 +70,7 @@ def build_surface(
     """
     with timed("dense start"):
         views = load_views(scene, photos, settings.view_size, progress)
-        held_out = _held_out([view.name for view in views], settings.holdout)
+        held_out = held_out_photos([view.name for view in views], settings.holdout)
         train = [view for view in views if view.name not in held_out]
         dense_key: dict[str, object] = {
             "scene": scene_digest(scene),
@@ -133,13 +133,16 @@ def build_surface(
     )
 
 
-def _held_out(names: Sequence[str], every: int | None) -> frozenset[str]:
-    """The first of every `every` photos, as is usual since mip-NeRF 360."""
+def held_out_photos(names: Sequence[str], every: int | None) -> frozenset[str]:
+    """The first of every `every` photos, as is usual since mip-NeRF 360. UsageError: fewer than two are left."""
     if every is None:
         return frozenset()
     held = frozenset(names[::every])
     if len(names) - len(held) < 2:
-        raise UsageError(f"--holdout {every} leaves {len(names) - len(held)} of {len(names)} photos to learn from: two")
+        left = len(names) - len(held)
+        raise UsageError(
+            f"--holdout {every} leaves {left} of {len(names)} photos to learn from; at least two are needed"
+        )
     return held
 
 

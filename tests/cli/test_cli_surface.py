@@ -104,6 +104,16 @@ def test_wrong_flags_are_named(run, tmp_path, capsys, flags, words):
     assert not (tmp_path / "out" / "surfels.ply").exists()
 
 
+def test_too_few_photos_to_learn_from_are_named_before_the_work(run, tmp_path, capsys):
+    three = tmp_path / "three"
+    three.mkdir()
+    for path in sorted(run[0].iterdir())[:3]:
+        (three / path.name).write_bytes(path.read_bytes())
+    assert main(["reconstruct", str(three), "--out", str(tmp_path / "out"), *QUICK, "--holdout", "2"]) == 2
+    assert "leaves 1 of 3 photos to learn from; at least two" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_wrong_voxel_is_named(run, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["reconstruct", str(run[0]), "--out", str(tmp_path / "out"), *QUICK, "--mesh.voxel", "0"])

@@ -142,7 +142,7 @@ def test_gradient_where_features_are_equal() -> None:
     (positive + negative).backward()
     assert same.grad is not None and bool(torch.isfinite(same.grad).all())
     assert float(negative.detach()) == pytest.approx(1.4**2, rel=1e-4)
-    assert float(positive) == 0
+    assert float(positive.detach()) == 0
 
 
 def test_layout_goes_there_and_back() -> None:

@@ -52,10 +52,3 @@ def sharpen(
         if still:
             break
     return pose
-
-
-def focus(points0: Float[np.ndarray, "n 3"], points1: Float[np.ndarray, "n 3"], pose: Pose, radius: float) -> Pose:
-    """`sharpen` with the radius shrinking from four times `radius` to it, to reach right matches that `pose` misses."""
-    for factor in (4.0, 3.0, 2.0, 1.5, 1.0):
-        pose = sharpen(points0, points1, pose, factor * radius)
-    return pose

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from vision3d.core import Correspondences, PointCloud, RigidTransform
 from vision3d.matching.hough.candidates import INLIER, Candidate, candidates
-from vision3d.matching.hough.consensus import Pose, focus, residuals
+from vision3d.matching.hough.consensus import Pose, residuals
 from vision3d.matching.hough.feature_matches import either, mutual, nearest_features
 from vision3d.matching.hough.features import Described, describe, describe_with
 from vision3d.matching.hough.grid import auto_voxel
+from vision3d.matching.hough.joint import refine
 from vision3d.matching.hough.likeness import fit, probe
 from vision3d.matching.hough.registration import Evidence, RegisterConfig, Registration
 from vision3d.matching.hough.surface import align, constraint, surface
@@ -113,9 +114,9 @@ def _register(
         ranked.append((fit(*probes, source, target, surfaces, pose).likeness, pose, candidate))
     ranked.sort(key=lambda r: -r[0])
     best, pose, winner = ranked[0]
-    coarse = focus(source.points[rows0[loose[:, 0]]], target.points[rows1[loose[:, 1]]], winner.pose, 2 * voxel)
     clock.stage("ranking")
-    fine = align(source.points, source.normals, surfaces[1], pose, (2 * voxel, voxel, voxel / 2))
+    loose0, loose1 = source.points[rows0[loose[:, 0]]], target.points[rows1[loose[:, 1]]]
+    fine = refine(source.points, source.normals, surfaces[1], loose0, loose1, pose, voxel)
     clock.stage("refinement")
     fitted = fit(*probes, source, target, surfaces, fine)
     apart = 8 * voxel / max(float(np.sqrt((source.points**2).sum(1).mean())), voxel)
@@ -127,8 +128,8 @@ def _register(
     clock.stage("verdict")
     return Registration(
         registered=registered,
-        target_from_source=_in_frames(fine if config.refine else coarse, source, target),
-        coarse=_in_frames(coarse, source, target),
+        target_from_source=_in_frames(fine if config.refine else pose, source, target),
+        coarse=_in_frames(pose, source, target),
         inliers=Correspondences(
             torch.from_numpy(matched0[good] + source.center),
             torch.from_numpy(matched1[good] + target.center),

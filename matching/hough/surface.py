@@ -67,7 +67,7 @@ def align(
     rotation, translation = pose
     for threshold in thresholds:
         for _ in range(rounds):
-            system = _paired(points, normals, target, (rotation, translation), threshold)
+            system = paired(points, normals, target, (rotation, translation), threshold)
             values, vectors = np.linalg.eigh(system.information)
             if values[-1] <= 0:
                 return rotation, translation
@@ -87,13 +87,14 @@ def constraint(
     points: Float[np.ndarray, "n 3"], normals: Float[np.ndarray, "n 3"], target: Surface, pose: Pose, threshold: float
 ) -> float:
     """Three times the least eigenvalue of the point-to-plane information: 1 in a box, 0 where a motion is free."""
-    system = _paired(points, normals, target, pose, threshold)
+    system = paired(points, normals, target, pose, threshold)
     return max(0.0, 3 * float(np.linalg.eigvalsh(system.information)[0]))
 
 
-def _paired(
+def paired(
     points: Float[np.ndarray, "n 3"], normals: Float[np.ndarray, "n 3"], target: Surface, pose: Pose, threshold: float
 ) -> NormalEquations:
+    """The normal equations of the moved points and the nearest points of the surface, see `normal_equations`."""
     index, distance = nearest(points, pose, target)
     return normal_equations(points, normals, pose, target.grid.points, target.normals, index, distance, threshold)
 

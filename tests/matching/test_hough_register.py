@@ -12,14 +12,15 @@ from vision3d.io.ply import read_ply
 from vision3d.io.scans import read_scan
 from vision3d.matching.hough.candidates import candidates
 from vision3d.matching.hough.compatibility import compatible, compatible_pairs, compatible_slow
-from vision3d.matching.hough.consensus import focus
 from vision3d.matching.hough.feature_matches import mutual_matches, nearest_features
 from vision3d.matching.hough.fpfh import fpfh, fpfh_slow
 from vision3d.matching.hough.grid import point_grid, thin, thin_slow
+from vision3d.matching.hough.joint import refine
 from vision3d.matching.hough.normals import normals, normals_slow
 from vision3d.matching.hough.point_to_plane import normal_equations, normal_equations_slow
 from vision3d.matching.hough.pose_graph import Edge, solve_pose_graph
 from vision3d.matching.hough.register import RegisterConfig, register
+from vision3d.matching.hough.surface import surface
 from vision3d.matching.hough.triplets import draw_triplets, triplet_poses, triplet_poses_slow
 from vision3d.matching.hough.voting import smooth_slow, vote
 
@@ -136,16 +137,33 @@ def test_normal_equations_equal_their_twin() -> None:
     assert nothing.weight == 0 and not nothing.information.any()
 
 
-def test_focus_finds_matches_that_the_start_misses() -> None:
-    """100 right matches with noise among 400 wrong ones; the start brings few of them within the radius."""
+def test_refinement_holds_by_matches_what_the_surface_leaves_free() -> None:
+    """A floor and noisy matches, half of them wrong: the surface fixes three directions, the matches the others."""
     rng = np.random.default_rng(6)
-    p = rng.uniform(-1.5, 1.5, (500, 3))
-    q = rng.uniform(-1.5, 1.5, (500, 3))
-    q[:100] = p[:100] + rng.normal(size=(100, 3)) * 0.02
-    start = (Rotation.from_rotvec([0.0, 0.0, 0.08]).as_matrix(), np.array([0.05, -0.05, 0.05]))
-    rotation, translation = focus(p, q, start, 0.1)
-    assert Rotation.from_matrix(rotation).magnitude() < np.deg2rad(0.5)
-    assert np.linalg.norm(translation) < 0.01
+    floor = np.c_[rng.uniform(-1.5, 1.5, (4000, 2)), np.zeros(4000)]
+    up = np.tile([0.0, 0.0, 1.0], (4000, 1))
+    target = surface(floor, up, 0.1)
+    matched0 = floor[:400]
+    matched1 = matched0 + rng.normal(size=(400, 3)) * 0.02
+    matched1[200:] = rng.uniform(-1.5, 1.5, (200, 3))
+    start = (Rotation.from_rotvec([0.01, -0.01, 0.03]).as_matrix(), np.array([0.03, -0.03, 0.02]))
+    none = np.zeros((0, 3))
+    slid = refine(floor, up, target, none, none, start, 0.05)
+    assert np.linalg.norm(slid[1][:2]) > 0.02 and abs(slid[1][2]) < 1e-3
+    rotation, translation = refine(floor, up, target, matched0, matched1, start, 0.05)
+    assert np.rad2deg(Rotation.from_matrix(rotation).magnitude()) < 0.15
+    assert np.linalg.norm(translation) < 0.005
+
+
+def test_refinement_of_an_exact_copy_is_exact() -> None:
+    rng = np.random.default_rng(7)
+    points = rng.uniform(-1, 1, (3000, 3))
+    points[np.arange(3000), rng.integers(0, 3, 3000)] = 1.0
+    directions = (points == 1.0).astype(float)
+    target = surface(points, directions, 0.1)
+    start = (Rotation.from_rotvec([0.01, -0.01, 0.01]).as_matrix(), np.array([0.01, -0.01, 0.01]))
+    rotation, translation = refine(points, directions, target, points, points, start, 0.05)
+    assert Rotation.from_matrix(rotation).magnitude() < 1e-6 and np.linalg.norm(translation) < 1e-6
 
 
 def fragment(test_data, number: int) -> PointCloud:

@@ -56,8 +56,11 @@ def _bounds(
     ]
     out = np.stack(limits, axis=1).astype(np.int64)
     out[~safe] = (0, width, 0, height)
-    behind = np.asarray((z <= 0).all(axis=1))
-    out[behind] = 0
+    out[(z <= 0).all(axis=1)] = 0
+    # What lies beyond one of the planes through the picture's edges and the camera is not seen, however it goes behind.
+    x, y = fx * corners[:, :, 0], fy * corners[:, :, 1]
+    for beyond in (x + cx * z < 0, x + (cx - width) * z > 0, y + cy * z < 0, y + (cy - height) * z > 0):
+        out[beyond.all(axis=1)] = 0
     return out
 
 

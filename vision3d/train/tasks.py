@@ -12,6 +12,7 @@ from vision3d.train.task import Task
 # Name in the YAML -> (module, its frozen keyword-only configuration class). The module has `build(config) -> Task`.
 TASKS: dict[str, tuple[str, str]] = {
     "detector": ("vision3d.train.detector", "DetectorTaskConfig"),
+    "eloftr": ("vision3d.train.eloftr", "EloftrTaskConfig"),
     "hough": ("vision3d.train.hough", "HoughConfig"),
     "point_features": ("vision3d.train.point_features", "PointFeaturesConfig"),
 }

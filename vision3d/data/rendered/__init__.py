@@ -1,0 +1,1 @@
+"""Textured rooms drawn with exact depth and pose, to train matching on."""

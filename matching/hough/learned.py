@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vision3d.errors import UsageError
 from vision3d.matching.hough.fcgf import Fcgf
-from vision3d.matching.hough.network_files import find_fcgf, read_fcgf
+from vision3d.matching.hough.network_files import find_fcgf, read_fcgf, read_vote_network
+from vision3d.matching.hough.vote_network import VoteNetwork
 from vision3d.matching.hough.voxels import voxel_inputs, voxel_tensor, voxelise
 
 
@@ -39,3 +44,17 @@ class LearnedFeatures:
         with torch.no_grad():
             features = self.network(voxel_tensor([indices], [voxel_inputs(thinned, voxel, self.network.config.inputs)]))
         return thinned, features
+
+
+@lru_cache(maxsize=1)
+def read_networks(features: str | None, votes: Path | None) -> tuple[LearnedFeatures | None, VoteNetwork | None]:
+    """The networks of a run, read once a process: as in `LearnedFeatures.load`, and a vote network's file.
+
+    UsageError where a file is not there.
+    """
+    if votes is not None and not votes.is_file():
+        raise UsageError(f"votes {votes}: no such weights file")
+    return (
+        None if features is None else LearnedFeatures.load(features),
+        None if votes is None else read_vote_network(votes),
+    )

@@ -12,9 +12,11 @@ import numpy as np
 from vision3d.core import PointCloud, RigidTransform
 from vision3d.core.progress import Progress, silent
 from vision3d.matching.hough.grid import auto_voxel
+from vision3d.matching.hough.learned import LearnedFeatures
 from vision3d.matching.hough.pose_graph import Edge, solve_pose_graph
 from vision3d.matching.hough.register import register
 from vision3d.matching.hough.registration import RegisterConfig, Registration
+from vision3d.matching.hough.vote_network import VoteNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,14 @@ class Multiway:
 
 
 def register_many(
-    clouds: list[PointCloud], config: RegisterConfig | None = None, progress: Progress = silent
+    clouds: list[PointCloud],
+    config: RegisterConfig | None = None,
+    progress: Progress = silent,
+    *,
+    features: LearnedFeatures | None = None,
+    votes: VoteNetwork | None = None,
 ) -> Multiway:
-    """Poses of two clouds or more, each pair registered with the same voxel. ValueError as in `register`."""
+    """Poses of two clouds or more, each pair by `register` with the same voxel. Features, votes, ValueError as there."""
     config = config or RegisterConfig()
     tables = [cloud.points.detach().cpu().double().numpy() for cloud in clouds]
     tables = [table[np.isfinite(table).all(1)] for table in tables]
@@ -75,7 +82,7 @@ def register_many(
     pairs: dict[tuple[int, int], Registration] = {}
     for done, (i, j) in enumerate(numbered):
         progress("pairs", done, len(numbered))
-        pairs[i, j] = register(clouds[j], clouds[i], config)
+        pairs[i, j] = register(clouds[j], clouds[i], config, features=features, votes=votes)
     progress("pairs", len(numbered), len(numbered))
     kept = [key for key, pair in pairs.items() if pair.registered]
     edges = [Edge(i, j, pairs[i, j].target_from_source, float(pairs[i, j].evidence.overlap_source)) for i, j in kept]

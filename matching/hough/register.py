@@ -1,4 +1,4 @@
-"""Registers a point cloud to another by Hough voting over compatible triplets of matches, without learned weights.
+"""Registers a point cloud to another by Hough voting over compatible triplets of matches; no learned weights needed.
 
 J. Lee et al., "Deep Hough Voting for Robust Global Registration", ICCV 2021, sections 3 and 4.
 """
@@ -6,6 +6,7 @@ J. Lee et al., "Deep Hough Voting for Robust Global Registration", ICCV 2021, se
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from vision3d.matching.hough.feature_matches import either, mutual, nearest_feat
 from vision3d.matching.hough.features import Described, describe, describe_with
 from vision3d.matching.hough.grid import auto_voxel
 from vision3d.matching.hough.joint import refine
+from vision3d.matching.hough.learned import LearnedFeatures
 from vision3d.matching.hough.likeness import fit, probe
 from vision3d.matching.hough.registration import Evidence, RegisterConfig, Registration
 from vision3d.matching.hough.surface import align, constraint, surface
 from vision3d.matching.hough.verdict import MOST_SCALES, judge
+from vision3d.matching.hough.vote_network import VoteNetwork, rank_bins
 
 __all__ = ["Evidence", "RegisterConfig", "Registration", "register", "register_features"]
 
@@ -31,10 +34,18 @@ LEAST_POINTS = 40  # after thinning
 ALIGNED = 700  # points that align a candidate
 
 
-def register(source: PointCloud, target: PointCloud, config: RegisterConfig | None = None) -> Registration:
+def register(
+    source: PointCloud,
+    target: PointCloud,
+    config: RegisterConfig | None = None,
+    *,
+    features: LearnedFeatures | None = None,
+    votes: VoteNetwork | None = None,
+) -> Registration:
     """target_from_source of two clouds of any scale and frame, with a verdict.
 
-    Points with NaN or infinite coordinates are dropped and counted.
+    Points with NaN or infinite coordinates are dropped and counted. features: instead of FPFH; give `config.voxel` the
+    size they were trained with. votes: a network that the peaks are sought by, instead of the smoothed votes.
 
     Raises:
         ValueError: more than half of a cloud's points are NaN or infinite.
@@ -50,9 +61,17 @@ def register(source: PointCloud, target: PointCloud, config: RegisterConfig | No
         sizes = f"{2 * extents[0]:.3g} and {2 * extents[1]:.3g}"
         return _nothing(f"the clouds' extents are {sizes}: are both in one unit?", {}, {"dropped": dropped})
     voxel = config.voxel or auto_voxel(points0, points1)
-    described0, described1 = describe(points0, voxel), describe(points1, voxel)
+    if features is None:
+        described0, described1 = describe(points0, voxel), describe(points1, voxel)
+    else:
+        described0, described1 = (_learned(features, points, voxel) for points in (points0, points1))
     seconds = time.perf_counter() - start
-    return _register(described0, described1, voxel, config, dropped, {"features": seconds})
+    return _register(described0, described1, voxel, config, dropped, {"features": seconds}, votes)
+
+
+def _learned(features: LearnedFeatures, points: Float[np.ndarray, "n 3"], voxel: float) -> Described:
+    thinned, values = features.describe(torch.from_numpy(points), voxel)
+    return describe_with(thinned.double().numpy(), values.numpy(), voxel)
 
 
 def register_features(
@@ -77,7 +96,13 @@ def register_features(
 
 
 def _register(
-    source: Described, target: Described, voxel: float, config: RegisterConfig, dropped: int, timings: dict[str, float]
+    source: Described,
+    target: Described,
+    voxel: float,
+    config: RegisterConfig,
+    dropped: int,
+    timings: dict[str, float],
+    votes: VoteNetwork | None = None,
 ) -> Registration:
     clock = _Clock(timings)
     rng = np.random.default_rng(config.seed)
@@ -98,7 +123,10 @@ def _register(
     matched0, matched1 = source.points[rows0[agreed[:, 0]]], target.points[rows1[agreed[:, 1]]]
     facts["matches"] = len(agreed)
     clock.stage("matching")
-    found = candidates(matched0, matched1, voxel, triplets=config.triplets, most=config.peaks, seed=config.seed)
+    rank = None if votes is None else partial(rank_bins, votes.eval())
+    found = candidates(
+        matched0, matched1, voxel, triplets=config.triplets, most=config.peaks, seed=config.seed, rank=rank
+    )
     clock.stage("voting")
     if not found:
         return _nothing("no three matches agree on lengths", timings, facts)

@@ -32,3 +32,9 @@ def test_clouds_that_do_not_register_exit_with_1(tmp_path: Path, capsys: pytest.
     assert "not register" in capsys.readouterr().err
     assert main(["register", paths[0], "--out", str(tmp_path / "out")]) == 2
     assert main(["register", *paths, "--out", str(tmp_path / "out"), "--voxel", "-1"]) == 2
+    learned = ["register", *paths, "--out", str(tmp_path / "out"), "--features"]
+    capsys.readouterr()
+    assert main([*learned, "fcgf-3dmatch-5cm"]) == 2
+    assert "--features needs --voxel" in capsys.readouterr().err
+    assert main([*learned, "nothing", "--voxel", "0.05"]) == 2
+    assert "no such weights file" in capsys.readouterr().err

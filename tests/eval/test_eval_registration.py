@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from scipy.spatial.transform import Rotation
 
 from vision3d.cli.main import main
@@ -31,6 +32,7 @@ from vision3d.eval.registration_scores import (
 )
 from vision3d.geometry.rigid import se3_exp
 from vision3d.matching.hough.registration import Evidence, Registration
+from vision3d.matching.hough.vote_network import COMPACT, VoteNetwork
 
 RULE = error_rule(0.3, 15)
 
@@ -172,7 +174,7 @@ class Fake:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def __call__(self, name, source, target, voxel, seed) -> Registration:
+    def __call__(self, name, source, target, voxel, seed, features, votes) -> Registration:
         index = next(i for i in range(4) if torch.equal(Pairs()[i].source.points, source.points))
         self.calls.append(f"{name} {index}")
         if index == 1:
@@ -250,6 +252,23 @@ def test_a_killed_run_goes_on(fake, tmp_path, monkeypatch) -> None:
     assert len(fake.calls) == 3
     save_predictions(Pairs(), tmp_path, PredictionSettings(seed=1))
     assert len(fake.calls) == 7
+
+
+def test_other_networks_make_new_predictions(fake, tmp_path) -> None:
+    """The key holds what the files hold, not what they are called."""
+    first, second, copy = (tmp_path / f"{name}.safetensors" for name in "abc")
+    for seed, path in enumerate((first, second)):
+        torch.manual_seed(seed)
+        save_file(VoteNetwork(COMPACT).state_dict(), path)
+    copy.write_bytes(first.read_bytes())
+    out = tmp_path / "out"
+    for path, calls in ((None, 4), (first, 8), (copy, 8), (second, 12)):
+        save_predictions(Pairs(), out, PredictionSettings(votes=path))
+        assert len(fake.calls) == calls
+    with pytest.raises(UsageError, match="no such weights file"):
+        save_predictions(Pairs(), out, PredictionSettings(votes=tmp_path / "none"))
+    with pytest.raises(UsageError, match="no such weights file, and not one of fcgf-3dmatch"):
+        save_predictions(Pairs(), out, PredictionSettings(features="none"))
 
 
 def test_settings_are_checked(tmp_path) -> None:

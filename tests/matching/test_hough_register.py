@@ -12,16 +12,21 @@ from vision3d.io.ply import read_ply
 from vision3d.io.scans import read_scan
 from vision3d.matching.hough.candidates import candidates
 from vision3d.matching.hough.compatibility import compatible, compatible_pairs, compatible_slow
+from vision3d.matching.hough.fcgf import COMPACT as FCGF_COMPACT
+from vision3d.matching.hough.fcgf import Fcgf
 from vision3d.matching.hough.feature_matches import mutual_matches, nearest_features
 from vision3d.matching.hough.fpfh import fpfh, fpfh_slow
 from vision3d.matching.hough.grid import point_grid, thin, thin_slow
 from vision3d.matching.hough.joint import refine
+from vision3d.matching.hough.learned import LearnedFeatures
 from vision3d.matching.hough.normals import normals, normals_slow
 from vision3d.matching.hough.point_to_plane import normal_equations, normal_equations_slow
 from vision3d.matching.hough.pose_graph import Edge, solve_pose_graph
 from vision3d.matching.hough.register import RegisterConfig, register
 from vision3d.matching.hough.surface import surface
 from vision3d.matching.hough.triplets import draw_triplets, triplet_poses, triplet_poses_slow
+from vision3d.matching.hough.vote_network import COMPACT as VOTES_COMPACT
+from vision3d.matching.hough.vote_network import VoteNetwork
 from vision3d.matching.hough.voting import smooth_slow, vote
 
 # gt.log of 3DMatch, 7-scenes-redkitchen, pair 0 1: cloud 1 into cloud 0
@@ -164,6 +169,30 @@ def test_refinement_of_an_exact_copy_is_exact() -> None:
     start = (Rotation.from_rotvec([0.01, -0.01, 0.01]).as_matrix(), np.array([0.01, -0.01, 0.01]))
     rotation, translation = refine(points, directions, target, points, points, start, 0.05)
     assert Rotation.from_matrix(rotation).magnitude() < 1e-6 and np.linalg.norm(translation) < 1e-6
+
+
+class Scrambled(LearnedFeatures):
+    """Gives every voxel the feature of another."""
+
+    def describe(self, points, voxel):
+        thinned, values = super().describe(points, voxel)
+        return thinned, values[torch.randperm(len(values))]
+
+
+def test_learned_features_and_votes_take_part(test_data) -> None:
+    """Untrained compact networks begin as FPFH and as the smoothed votes; scrambled ones spoil the result."""
+    source, target = fragment(test_data, 1), fragment(test_data, 0)
+    config = RegisterConfig(voxel=0.05)
+    torch.manual_seed(0)
+    features, votes = LearnedFeatures(Fcgf(FCGF_COMPACT)), VoteNetwork(VOTES_COMPACT)
+    found = register(source, target, config, features=features, votes=votes)
+    assert found.registered
+    degrees, metres = error(found.target_from_source, TRUTH_01)
+    assert degrees < 1 and metres < 0.03
+    plain, ranked = register(source, target, config), register(source, target, config, votes=votes)
+    torch.testing.assert_close(plain.target_from_source.matrix(), ranked.target_from_source.matrix(), atol=0.01, rtol=0)
+    assert ranked.evidence.votes <= 1 < plain.evidence.votes  # a probability, a sum of votes
+    assert not register(source, target, config, features=Scrambled(features.network)).registered
 
 
 def fragment(test_data, number: int) -> PointCloud:

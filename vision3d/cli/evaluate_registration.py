@@ -20,6 +20,10 @@ class EvaluateFragmentsConfig:
     """One or more of hough, fpfh-ransac, fgr (both by Open3D), kiss, kiss-matches (KISS-Matcher)."""
     voxel: float = 0.05
     """Edge of the grid that clouds are thinned to, m."""
+    features: str | None = None
+    """Learned features of hough instead of FPFH: a weights file or a published model's name (see `register --help`)."""
+    votes: Path | None = None
+    """Weights file of hough's vote network."""
     seed: int = 0
     """Of the methods that draw at random."""
     workers: int = 1
@@ -40,6 +44,10 @@ class EvaluateKittiOdometryConfig:
     """One or more of hough, fpfh-ransac, fgr (both by Open3D), kiss, kiss-matches (KISS-Matcher)."""
     voxel: float = 0.3
     """Edge of the grid that scans are thinned to, m."""
+    features: str | None = None
+    """Learned features of hough instead of FPFH: a weights file or a published model's name (see `register --help`)."""
+    votes: Path | None = None
+    """Weights file of hough's vote network."""
     seed: int = 0
     """Of the methods that draw at random."""
     workers: int = 1
@@ -69,7 +77,9 @@ def _run(benchmark: str, config: EvaluateFragmentsConfig | EvaluateKittiOdometry
     from vision3d.eval.registration_report import evaluate_registration, open_benchmark
     from vision3d.eval.tables import print_tables
 
-    settings = PredictionSettings(methods=config.method, voxel=config.voxel, seed=config.seed)
+    settings = PredictionSettings(
+        methods=config.method, voxel=config.voxel, seed=config.seed, features=config.features, votes=config.votes
+    )
     pairs, notes, expected = open_benchmark(benchmark, config.root, config.out)
     for line in notes:
         print(f"vision3d: {line}", file=sys.stderr)

@@ -32,6 +32,11 @@ class RegisterArguments:
     """Folder for the results; new, empty, or that of an earlier registration."""
     voxel: str = "auto"
     """Edge of the voxels that the clouds are thinned to, in their unit; auto: from their size and spacing."""
+    features: str | None = None
+    """Learned features instead of FPFH: a weights file of `vision3d train` (task point_features), or a published model
+    (fcgf-3dmatch-2.5cm, fcgf-3dmatch-5cm, fcgf-kitti-30cm). Needs --voxel, the size they were trained with."""
+    votes: Path | None = None
+    """Weights file of a vote network (task hough) that the peaks are sought by."""
     seed: int = 0
     """Of the sampling."""
     json: bool = False
@@ -43,17 +48,19 @@ def run(arguments: RegisterArguments) -> int:
     import torch
 
     from vision3d.io.scans import read_scan
+    from vision3d.matching.hough.learned import read_networks
     from vision3d.matching.hough.multiway import register_many
     from vision3d.matching.hough.register import RegisterConfig, register
 
     voxel = _check(arguments)
+    features, votes = read_networks(arguments.features, arguments.votes)
     clouds = [_read(read_scan(path, invalid="drop"), path) for path in arguments.clouds]
     config = RegisterConfig(voxel=voxel, seed=arguments.seed)
     start = time.perf_counter()
     summary: dict[str, Any]
     try:
         if len(clouds) == 2:
-            found = register(clouds[0], clouds[1], config)
+            found = register(clouds[0], clouds[1], config, features=features, votes=votes)
             summary = {
                 "registered": found.registered,
                 "target_from_source": found.target_from_source.matrix().tolist(),
@@ -64,7 +71,7 @@ def run(arguments: RegisterArguments) -> int:
             matrices = [found.target_from_source.matrix(), eye]
             shown = [0, 1]
         else:
-            many = register_many(clouds, config, _say)
+            many = register_many(clouds, config, _say, features=features, votes=votes)
             eye = torch.eye(4, dtype=torch.float64)
             matrices = [eye if pose is None else pose.matrix() for pose in many.first_from]
             shown = [k for k, pose in enumerate(many.first_from) if pose is not None]
@@ -74,6 +81,8 @@ def run(arguments: RegisterArguments) -> int:
     summary |= {
         "clouds": [str(path) for path in arguments.clouds],
         "seed": arguments.seed,
+        "features": arguments.features or "fpfh",
+        "votes": None if arguments.votes is None else str(arguments.votes),
         "seconds": round(time.perf_counter() - start, 3),
     }
     _write(arguments, clouds, matrices, shown, summary)
@@ -111,6 +120,8 @@ def _check(arguments: RegisterArguments) -> float | None:
     if not 0 <= arguments.seed < 2**31:
         raise UsageError(f"--seed {arguments.seed}: name a number from 0 to {2**31 - 1}")
     if arguments.voxel == "auto":
+        if arguments.features is not None:
+            raise UsageError("--features needs --voxel: the size that they were trained with")
         return None
     try:
         voxel = float(arguments.voxel)

@@ -27,20 +27,25 @@ from vision3d.io.atomic import atomic_file, atomic_write_json, recover_leftovers
 from vision3d.matching.hough.baselines import BASELINES, register_with, why_not
 from vision3d.matching.hough.feature_matches import mutual_matches
 from vision3d.matching.hough.features import describe
+from vision3d.matching.hough.learned import read_networks
+from vision3d.matching.hough.network_files import find_fcgf
 from vision3d.matching.hough.register import RegisterConfig, Registration, register
 
 OURS = "hough"
 METHODS = (OURS, *BASELINES)
-FORMAT = 1  # of the files; another number makes them all anew
+FORMAT = 2  # of the files; another number makes them all anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionSettings:
-    """voxel: m, of all methods. seed: where the method has one."""
+    """voxel: m, of all methods. seed: where the method has one. features, votes: networks of `hough`, see
+    `read_networks`; the other methods keep FPFH."""
 
     methods: tuple[str, ...] = (OURS,)
     voxel: float = 0.05
     seed: int = 0
+    features: str | None = None
+    votes: Path | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.methods if name not in METHODS]
@@ -48,6 +53,8 @@ class PredictionSettings:
             raise UsageError(
                 f"methods are one or more different of {', '.join(METHODS)}, got {', '.join(self.methods)}"
             )
+        if (self.features or self.votes) and OURS not in self.methods:
+            raise UsageError(f"features and votes are of the method {OURS}, which is not among the methods")
         if not self.voxel > 0:
             raise UsageError(f"the voxel is in metres and above 0, got {self.voxel:g}")
         for name in self.methods:
@@ -74,32 +81,42 @@ def save_predictions(
         raise UsageError(f"workers are 1 or more, got {workers}")
     for folder in (path.parent for path in out.glob("*/**/.*.tmp")):
         recover_leftovers(folder)
+    networks = _digest(settings)
     total = len(pairs)
     truths: list[dict[str, Any]] = [{} for _ in range(total)]
     progress("register", 0, total)
     if workers == 1:
         for i in range(total):
-            truths[i] = _predict(pairs, i, out, settings)
+            truths[i] = _predict(pairs, i, out, settings, networks)
             progress("register", i + 1, total)
     else:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, _one_thread) as pool:
-            jobs = {pool.submit(_predict, pairs, i, out, settings): i for i in range(total)}
+            jobs = {pool.submit(_predict, pairs, i, out, settings, networks): i for i in range(total)}
             for done, job in enumerate(as_completed(jobs), 1):
                 truths[jobs[job]] = job.result()
                 progress("register", done, total)
-    atomic_write_json(out / "pairs.json", {"settings": asdict(settings), "workers": workers, "pairs": truths})
+    atomic_write_json(out / "pairs.json", {"settings": _plain(settings), "workers": workers, "pairs": truths})
 
 
-def run_method(name: str, source: PointCloud, target: PointCloud, voxel: float, seed: int) -> Registration:
-    """target_from_source by one of METHODS; without ICP it stands in `coarse`.
+def run_method(
+    name: str,
+    source: PointCloud,
+    target: PointCloud,
+    voxel: float,
+    seed: int,
+    features: str | None = None,
+    votes: Path | None = None,
+) -> Registration:
+    """target_from_source by one of METHODS; without ICP it stands in `coarse`. features, votes: of `hough` alone.
 
     Raises:
         ValueError: the clouds cannot be registered (too many points that are not finite). Vision3DError: the method's
             library is missing.
     """
     if name == OURS:
-        return register(source, target, RegisterConfig(voxel=voxel, seed=seed))
+        learned, network = read_networks(features, votes)
+        return register(source, target, RegisterConfig(voxel=voxel, seed=seed), features=learned, votes=network)
     return register_with(BASELINES[name], source, target, voxel, seed)
 
 
@@ -118,7 +135,24 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _predict(pairs: SampleSource[CloudPair], index: int, out: Path, settings: PredictionSettings) -> dict[str, Any]:
+def _digest(settings: PredictionSettings) -> dict[str, str]:
+    """What the files of `hough`'s networks hold; empty without any. Errors as in `read_networks`, before the work."""
+    read_networks(settings.features, settings.votes)
+    files = {"features": find_fcgf(settings.features) if settings.features else None, "votes": settings.votes}
+    return {
+        name: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        for name, path in files.items()
+        if path is not None
+    }
+
+
+def _plain(settings: PredictionSettings) -> dict[str, Any]:
+    return {**asdict(settings), "votes": None if settings.votes is None else str(settings.votes)}
+
+
+def _predict(
+    pairs: SampleSource[CloudPair], index: int, out: Path, settings: PredictionSettings, networks: dict[str, str]
+) -> dict[str, Any]:
     """Registers one pair where that was not done; returns what pairs.json says of it."""
     pair = pairs[index]
     clouds = hashlib.blake2b(digest_size=16)
@@ -127,6 +161,8 @@ def _predict(pairs: SampleSource[CloudPair], index: int, out: Path, settings: Pr
     common = {"format": FORMAT, "clouds": clouds.hexdigest(), "voxel": settings.voxel}
     for method in settings.methods:
         path, key = poses_path(out, method, pair.name), {**common, "method": method, "seed": settings.seed}
+        if method == OURS:
+            key.update(networks)
         if _saved_key(path) != key:
             atomic_write_json(path, {"key": key, **_result(method, pair, settings)})
     _save_matches(matches_path(out, pair.name), pair, settings.voxel, json.dumps(common, sort_keys=True))
@@ -142,7 +178,9 @@ def _predict(pairs: SampleSource[CloudPair], index: int, out: Path, settings: Pr
 
 def _result(method: str, pair: CloudPair, settings: PredictionSettings) -> dict[str, Any]:
     try:
-        found = run_method(method, pair.source, pair.target, settings.voxel, settings.seed)
+        found = run_method(
+            method, pair.source, pair.target, settings.voxel, settings.seed, settings.features, settings.votes
+        )
     except ValueError as error:
         return {"registered": False, "target_from_source": None, "coarse": None, "reason": str(error), "seconds": {}}
     return {

@@ -83,7 +83,9 @@ def score_registration(
     rules = RULES[benchmark]
     count = len(next(iter(by_method.values())))
     whole = sum(expected.values())
-    note = f"Voxels of {settings.voxel:g} m, FPFH, seed {settings.seed}."
+    used = "FPFH" if settings.features is None else f"features {settings.features} (others: FPFH)"
+    votes = "" if settings.votes is None else f", votes ranked by {settings.votes}"
+    note = f"Voxels of {settings.voxel:g} m, {used}{votes}, seed {settings.seed}."
     if notes:
         note += f" INCOMPLETE: {count} of {whole or 'more'} pairs, not comparable with published figures."
     timing = f"{workers} processes at once." if workers > 1 else ""

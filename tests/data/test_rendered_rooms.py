@@ -11,7 +11,9 @@ from vision3d.core import RigidTransform
 from vision3d.data.dense_pairs import overlap, pixel_centers, warp_by_depth, warp_by_homography
 from vision3d.data.homography_pairs import HomographyPairs
 from vision3d.data.mesh_raster import first_hits
+from vision3d.data.pairs import PoseTruth, read_pairs
 from vision3d.data.rendered.drawing import draw_room
+from vision3d.data.rendered.pair_folder import write_pair_folder
 from vision3d.data.rendered.rooms import RenderedRooms, RenderedRoomsConfig
 from vision3d.data.rendered.scene import TexturedRoom, sample_textured_room
 from vision3d.data.rendered.textures import SIDE, poster_texture, pyramid, surface_texture
@@ -192,3 +194,35 @@ def test_a_folder_without_photos_is_refused(tmp_path: Path) -> None:
         HomographyPairs(tmp_path, (96, 64))
     with pytest.raises(UsageError, match="not"):
         HomographyPairs(tmp_path / "nowhere", (96, 64))
+
+
+def test_pairs_as_files_are_read_by_the_evaluation(tmp_path: Path) -> None:
+    config = RenderedRoomsConfig(scenes=2, views=3, width=96, height=64)
+    out = tmp_path / "pairs"
+    assert write_pair_folder(out, config) == (2, 0)
+    (out / "00001" / "gt.json").unlink()  # cut short: written again
+    assert write_pair_folder(out, config) == (1, 1)
+    pairs = read_pairs(out)
+    assert [p.name for p in pairs] == ["00000", "00001"]
+    for pair in pairs:
+        truth = pair.truth
+        assert isinstance(truth, PoseTruth)
+        depth = [np.array(PIL.Image.open(pair.path0.parent / f"depth_{side}.png")) / 1000 for side in (0, 1)]
+        cameras = (truth.camera0.matrix(), truth.camera1.matrix())
+        maps = [torch.from_numpy(d) for d in depth]
+        to1 = warp_by_depth(maps[0], maps[1], *cameras, truth.cam1_from_cam0)
+        to0 = warp_by_depth(maps[1], maps[0], *cameras[::-1], truth.cam1_from_cam0.inverse())
+        assert 0.1 <= overlap(to1, to0) <= 0.9
+    with pytest.raises(UsageError, match="other settings"):
+        write_pair_folder(out, RenderedRoomsConfig(scenes=2, views=3, width=96, height=64, seed=4))
+
+
+def test_colours_are_kept_if_asked_for() -> None:
+    config = RenderedRoomsConfig(scenes=1, views=2, width=64, height=48, color=True)
+    rooms = RenderedRooms(config)
+    scene = rooms.scene(0)
+    assert scene.pictures.shape == (2, 48, 64, 3)
+    assert scene.pictures.std(axis=3).mean() > 2
+    grey = rooms.pair(scene, 0, 1).grey0
+    assert grey.shape == (1, 48, 64)
+    assert float(grey.max()) <= 1

@@ -102,6 +102,12 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run_lidar",
         "labelled scans of simulated streets in KITTI's layout",
     ),
+    ("simulate", "rooms"): (
+        "vision3d.cli.simulate",
+        "SimulateRoomsConfig",
+        "run_rooms",
+        "pairs of pictures of textured rooms with exact depth and pose",
+    ),
     ("bench", "register"): (
         "vision3d.bench.register",
         "BenchRegisterConfig",

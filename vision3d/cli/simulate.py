@@ -1,4 +1,4 @@
-"""`vision3d simulate lidar`: labelled scans of simulated streets in KITTI's layout."""
+"""`vision3d simulate lidar` and `rooms`: labelled scans of streets, and pairs of pictures of rooms with their truth."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from vision3d.cli.progress import progress_bars
+from vision3d.data.rendered.pair_folder import write_pair_folder
+from vision3d.data.rendered.rooms import RenderedRoomsConfig
 from vision3d.data.simulation.kitti_folder import write_kitti_folder
 from vision3d.data.simulation.streets import SimulatedStreetsConfig
 
@@ -41,4 +43,37 @@ def run_lidar(config: SimulateLidarConfig) -> int:
         print(json.dumps({"out": str(config.out), "frames": config.count, "written": written, "kept": kept}))
     else:
         print(f"{written} frames written to {config.out}" + (f", {kept} were there" if kept else ""))
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateRoomsConfig(RenderedRoomsConfig):
+    """Pairs of pictures of textured rooms with exact depth and pose, in the layout of `vision3d evaluate pairs`.
+
+    Run it again to go on after a stop, or with more scenes to add pairs.
+    """
+
+    out: Path
+    """Folder to write: a folder for each pair with 0.png, 1.png, depth in mm and gt.json."""
+    scenes: int = 100
+    """Number of rooms, with one pair of each."""
+    width: int = 640
+    """px"""
+    height: int = 480
+    """px"""
+    json: bool = False
+    """Print JSON."""
+    quiet: bool = False
+    """No progress on stderr."""
+
+
+def run_rooms(config: SimulateRoomsConfig) -> int:
+    """Writes the pairs and says how many."""
+    settings = RenderedRoomsConfig(**{f.name: getattr(config, f.name) for f in fields(RenderedRoomsConfig)})
+    with progress_bars(config.quiet) as progress:
+        written, kept = write_pair_folder(config.out, settings, progress)
+    if config.json:
+        print(json.dumps({"out": str(config.out), "pairs": config.scenes, "written": written, "kept": kept}))
+    else:
+        print(f"{written} pairs written to {config.out}" + (f", {kept} were there" if kept else ""))
     return 0

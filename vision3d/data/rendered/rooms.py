@@ -85,7 +85,7 @@ class RenderedRooms:
     def __init__(self, config: RenderedRoomsConfig, folder: Path | None = None, *, disturbed: bool = True) -> None:
         self.config, self.folder, self.disturbed = config, folder, disturbed
         if folder is not None:
-            _claim(folder, config)
+            claim_folder(folder, config)
 
     def __len__(self) -> int:
         return self.config.scenes
@@ -106,7 +106,7 @@ class RenderedRooms:
             grey = [disturb(rng, g) for g in grey]
         k = torch.from_numpy(scene.k)
         depth = [torch.from_numpy(scene.depth[v]) for v in (a, b)]
-        moved = _transform(scene.world_from_cam[b]).inverse() @ _transform(scene.world_from_cam[a])
+        moved = pose_of(scene.world_from_cam[b]).inverse() @ pose_of(scene.world_from_cam[a])
         return DensePair(
             *(torch.from_numpy(np.ascontiguousarray(g))[None] for g in grey),
             warp_by_depth(depth[0], depth[1], k, k, moved),
@@ -222,7 +222,7 @@ def _pairs(
     pairs, overlaps = [], []
     for a in range(len(depth)):
         for b in range(a + 1, len(depth)):
-            moved = _transform(poses[b]).inverse() @ _transform(poses[a])
+            moved = pose_of(poses[b]).inverse() @ pose_of(poses[a])
             if float(moved.translation.norm()) < 0.05:
                 continue  # a pose needs a base line
             share = overlap(
@@ -235,11 +235,12 @@ def _pairs(
     return np.array(pairs, np.int64).reshape(-1, 2), np.array(overlaps)
 
 
-def _transform(pose: Float64[np.ndarray, "3 4"]) -> RigidTransform:
+def pose_of(pose: Float64[np.ndarray, "3 4"]) -> RigidTransform:
+    """A pose as rotation and position side by side."""
     return RigidTransform(torch.from_numpy(pose[:, :3].copy()), torch.from_numpy(pose[:, 3].copy()))
 
 
-def _claim(folder: Path, config: RenderedRoomsConfig) -> None:
+def claim_folder(folder: Path, config: RenderedRoomsConfig) -> None:
     """Notes in the folder what it holds; UsageError if that is something else."""
     note = folder / "rooms.json"
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items() if k != "scenes"}

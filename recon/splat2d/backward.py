@@ -13,9 +13,9 @@ import numpy as np
 
 from vision3d.recon.splat2d.fast_exp import fast_exp2
 from vision3d.recon.splat2d.forward import denominator
+from vision3d.recon.splat2d.llvm_operations import prefetch, row_on_stack
 from vision3d.recon.splat2d.project import LOW_PASS, MAX_ALPHA, MIN_DENOMINATOR
 from vision3d.recon.splat2d.tile_memory import (
-    CHUNK,
     EXPONENT,
     FAINTEST,
     FAST,
@@ -31,7 +31,6 @@ from vision3d.recon.splat2d.tile_memory import (
     V,
     Z,
     fill_lines,
-    load_chunk,
 )
 from vision3d.recon.splat2d.tiles import TILE
 
@@ -55,25 +54,7 @@ TOTAL_MOMENT = np.uint64(14 * PLANE)
 LAST = np.uint64(15 * PLANE)
 PLANES = 16
 
-# Columns of sums, and what each sums up; PER_Y ones are weighted with the row's offset.
-SUMS = 17
-_U_SUM = np.uint64(0)
-_U_PER_Y = np.uint64(TILE)
-_V_SUM = np.uint64(2 * TILE)
-_V_PER_Y = np.uint64(3 * TILE)
-_Q_SUM = np.uint64(4 * TILE)
-_Q_PER_Y = np.uint64(5 * TILE)
-_S_SUM = np.uint64(6 * TILE)
-_S_PER_Y = np.uint64(7 * TILE)
-_G_SUM = np.uint64(8 * TILE)
-_Z_SUM = np.uint64(9 * TILE)
-_C0_SUM = np.uint64(10 * TILE)
-_C1_SUM = np.uint64(11 * TILE)
-_C2_SUM = np.uint64(12 * TILE)
-_CC_SUM = np.uint64(13 * TILE)
-_N0_SUM = np.uint64(14 * TILE)
-_N1_SUM = np.uint64(15 * TILE)
-_N2_SUM = np.uint64(16 * TILE)
+AHEAD = 12  # surfels read ahead of their use
 
 _ONE = np.float32(1)
 _ZERO = np.float32(0)
@@ -119,8 +100,13 @@ def composite_backward(
         memory = np.zeros(PLANES * PLANE + TILE, np.float32)
         offset = (-(memory.ctypes.data // 4)) % TILE
         planes = memory[offset : offset + PLANES * PLANE]
-        lines, sums = np.empty(LINES, np.float32), np.empty(SUMS * TILE, np.float32)
-        chunk, spans = np.empty((CHUNK, 16), np.float32), np.empty((CHUNK, 2), np.int64)
+        lines = np.empty(LINES, np.float32)
+        # Columns of sums; those called y_ are weighted with the row's offset.
+        sum_u, y_u, sum_v, y_v = row_on_stack(), row_on_stack(), row_on_stack(), row_on_stack()
+        sum_q, y_q, sum_s, y_s = row_on_stack(), row_on_stack(), row_on_stack(), row_on_stack()
+        sum_g, sum_z, sum_c0, sum_c1 = row_on_stack(), row_on_stack(), row_on_stack(), row_on_stack()
+        sum_c2, sum_cc, sum_n0, sum_n1 = row_on_stack(), row_on_stack(), row_on_stack(), row_on_stack()
+        sum_n2 = row_on_stack()
         for j in range(np.uint64(0), np.uint64(TILE * TILE)):
             planes[j + LIGHT] = _ONE
             planes[j + LAST] = -_ONE
@@ -151,130 +137,134 @@ def composite_backward(
         end = start + np.int64(used) + 1
         for place in range(end, starts[tile + 1]):
             partials[slots[place], :] = _ZERO
-        for block in range((end - start + CHUNK - 1) // CHUNK - 1, -1, -1):
-            base = start + block * CHUNK
-            count = min(CHUNK, end - base)
-            load_chunk(table, boxes, members, base, count, left, top, high, chunk, spans)
-            for i in range(count - 1, -1, -1):
-                fill_lines(chunk[i], reference, lines)
-                x0, y0, a1, a2 = chunk[i, 0], chunk[i, 1], chunk[i, 2], chunk[i, 3]
-                b1, b2, w1, w2 = chunk[i, 4], chunk[i, 5], chunk[i, 6], chunk[i, 7]
-                z0, beyond, opacity = chunk[i, 8], chunk[i, 8] - reference, chunk[i, 9]
-                c0, c1, c2 = chunk[i, 10], chunk[i, 11], chunk[i, 12]
-                n0, n1, n2 = chunk[i, 13], chunk[i, 14], chunk[i, 15]
-                square = c0 * c0 + c1 * c1 + c2 * c2
-                largest = z0 / max(near, TINY * z0)
-                place = np.float32(base - start + i)
-                for k in range(SUMS * TILE):
-                    sums[k] = _ZERO
-                for r in range(np.uint64(spans[i, 0]), np.uint64(spans[i, 1])):
-                    row_q, row_z = lines[ROWS + r], lines[ROWS + Z + r]
-                    row_u, row_v, row_screen = lines[ROWS + U + r], lines[ROWS + V + r], lines[ROWS + SCREEN_LINE + r]
-                    dy = np.float32(r) + HALF - y0
-                    first = r * WIDTH
-                    for c in range(WIDTH):
-                        j = first + c
-                        q = lines[c] + row_q
-                        meets = q > _MIN_DENOMINATOR
-                        inverse = _ONE / (q if meets else _ONE)
-                        u = (lines[U + c] + row_u) * inverse
-                        v = (lines[V + c] + row_v) * inverse
-                        on_plane = u * u + v * v
-                        on_screen = lines[SCREEN_LINE + c] + row_screen
-                        inside = meets & (q < largest) & (on_plane <= on_screen)
-                        rho = on_plane if inside else on_screen
-                        z = (lines[Z + c] + row_z) * inverse if inside else beyond
-                        hit = (opacity - rho >= FAINTEST) & (place <= planes[j + LAST])
-                        strength = fast_exp2(opacity - rho) if hit else _ZERO
-                        alpha = min(strength, _MAX_ALPHA)
-                        through = _ONE / (_ONE - alpha)
-                        light = planes[j + LIGHT] * through  # that reaches this surfel
-                        weight = alpha * light
-                        after, after_moment = planes[j + AFTER], planes[j + AFTER_MOMENT]
-                        g0, g1, g2, gc = planes[j + RED], planes[j + GREEN], planes[j + BLUE], planes[j + SQUARE]
-                        h0, h1, h2 = planes[j + NORMAL0], planes[j + NORMAL1], planes[j + NORMAL2]
-                        g_moment, spread = planes[j + MOMENT], planes[j + SPREAD]
-                        between = _ONE - light - after  # weights in front less weights behind
-                        g_weight = (
-                            (g0 * c0 + g1 * c1)
-                            + (g2 * c2 + gc * square)
-                            + (h0 * n0 + h1 * n1)
-                            + (h2 * n2 + planes[j + ALPHA])
-                            + g_moment * z
-                            + spread * (z * (between + weight) + (_TWO * after_moment - planes[j + TOTAL_MOMENT]))
-                        )
-                        suffix = planes[j + SUFFIX]
-                        planes[j + LIGHT] = light
-                        planes[j + SUFFIX] = suffix + weight * g_weight
-                        planes[j + AFTER] = after + weight
-                        planes[j + AFTER_MOMENT] = after_moment + weight * z
-                        g_strength = light * g_weight - suffix * through if strength <= _MAX_ALPHA else _ZERO
-                        g = g_strength * strength  # minus twice the gradient of u^2 + v^2
-                        g_plane = g if inside else _ZERO
-                        g_screen = g - g_plane
-                        g_z = weight * (g_moment + spread * between)
-                        g_depth = g_z * inverse if inside else _ZERO
-                        g_u = g_plane * u * inverse
-                        g_v = g_plane * v * inverse
-                        g_q = g_plane * on_plane * _PER_EXPONENT * inverse - g_depth * (z + reference)
-                        sums[_U_SUM + c] += g_u
-                        sums[_U_PER_Y + c] += g_u * dy
-                        sums[_V_SUM + c] += g_v
-                        sums[_V_PER_Y + c] += g_v * dy
-                        sums[_Q_SUM + c] += g_q
-                        sums[_Q_PER_Y + c] += g_q * dy
-                        sums[_S_SUM + c] += g_screen
-                        sums[_S_PER_Y + c] += g_screen * dy
-                        sums[_G_SUM + c] += g
-                        sums[_Z_SUM + c] += g_depth if inside else g_z
-                        sums[_C0_SUM + c] += weight * g0
-                        sums[_C1_SUM + c] += weight * g1
-                        sums[_C2_SUM + c] += weight * g2
-                        sums[_CC_SUM + c] += weight * gc
-                        sums[_N0_SUM + c] += weight * h0
-                        sums[_N1_SUM + c] += weight * h1
-                        sums[_N2_SUM + c] += weight * h2
-                s_u = s_ux = s_uy = s_v = s_vx = s_vy = s_q = s_qx = s_qy = s_sx = s_sy = s_g = s_z = _ZERO
-                s_c0 = s_c1 = s_c2 = s_cc = s_n0 = s_n1 = s_n2 = _ZERO
+        x_tile, y_tile = np.float32(left), np.float32(top)
+        for entry in range(end - 1, start - 1, -1):
+            ahead = np.uint64(members[max(entry - AHEAD, start)])
+            prefetch(table, ahead)
+            prefetch(boxes, ahead)
+            s = np.uint64(members[entry])
+            fill_lines(table[s], x_tile, y_tile, reference, lines)
+            x0, y0, a1, a2 = table[s, 0] - x_tile, table[s, 1] - y_tile, table[s, 2], table[s, 3]
+            b1, b2, w1, w2 = table[s, 4], table[s, 5], table[s, 6], table[s, 7]
+            z0, beyond, opacity = table[s, 8], table[s, 8] - reference, table[s, 9]
+            c0, c1, c2 = table[s, 10], table[s, 11], table[s, 12]
+            n0, n1, n2 = table[s, 13], table[s, 14], table[s, 15]
+            square = c0 * c0 + c1 * c1 + c2 * c2
+            largest = z0 / max(near, TINY * z0)
+            place = np.float32(entry - start)
+            for c in range(WIDTH):
+                sum_u[c] = y_u[c] = sum_v[c] = y_v[c] = sum_q[c] = y_q[c] = sum_s[c] = y_s[c] = _ZERO
+                sum_g[c] = sum_z[c] = sum_c0[c] = sum_c1[c] = sum_c2[c] = sum_cc[c] = _ZERO
+                sum_n0[c] = sum_n1[c] = sum_n2[c] = _ZERO
+            first_row, last_row = max(boxes[s, 2] - top, 0), min(boxes[s, 3] - top, high - 1)
+            for r in range(np.uint64(first_row), np.uint64(last_row + 1)):
+                row_q, row_z = lines[ROWS + r], lines[ROWS + Z + r]
+                row_u, row_v, row_screen = lines[ROWS + U + r], lines[ROWS + V + r], lines[ROWS + SCREEN_LINE + r]
+                dy = np.float32(r) + HALF - y0
+                first = r * WIDTH
                 for c in range(WIDTH):
-                    dx = np.float32(c) + HALF - x0
-                    s_u += sums[_U_SUM + c]
-                    s_ux += sums[_U_SUM + c] * dx
-                    s_uy += sums[_U_PER_Y + c]
-                    s_v += sums[_V_SUM + c]
-                    s_vx += sums[_V_SUM + c] * dx
-                    s_vy += sums[_V_PER_Y + c]
-                    s_q += sums[_Q_SUM + c]
-                    s_qx += sums[_Q_SUM + c] * dx
-                    s_qy += sums[_Q_PER_Y + c]
-                    s_sx += sums[_S_SUM + c] * dx
-                    s_sy += sums[_S_PER_Y + c]
-                    s_g += sums[_G_SUM + c]
-                    s_z += sums[_Z_SUM + c]
-                    s_c0 += sums[_C0_SUM + c]
-                    s_c1 += sums[_C1_SUM + c]
-                    s_c2 += sums[_C2_SUM + c]
-                    s_cc += sums[_CC_SUM + c]
-                    s_n0 += sums[_N0_SUM + c]
-                    s_n1 += sums[_N1_SUM + c]
-                    s_n2 += sums[_N2_SUM + c]
-                slot = np.uint64(slots[base + i])
-                partials[slot, 0] = (a1 * s_u + b1 * s_v) * _PER_EXPONENT - w1 * s_q + _LOW_PASS * s_sx
-                partials[slot, 1] = (a2 * s_u + b2 * s_v) * _PER_EXPONENT - w2 * s_q + _LOW_PASS * s_sy
-                partials[slot, 2] = -s_ux * _PER_ROOT
-                partials[slot, 3] = -s_uy * _PER_ROOT
-                partials[slot, 4] = -s_vx * _PER_ROOT
-                partials[slot, 5] = -s_vy * _PER_ROOT
-                partials[slot, 6] = s_qx
-                partials[slot, 7] = s_qy
-                partials[slot, 8] = s_z
-                partials[slot, 9] = s_g
-                partials[slot, 10] = s_c0 + _TWO * c0 * s_cc
-                partials[slot, 11] = s_c1 + _TWO * c1 * s_cc
-                partials[slot, 12] = s_c2 + _TWO * c2 * s_cc
-                partials[slot, 13] = s_n0
-                partials[slot, 14] = s_n1
-                partials[slot, 15] = s_n2
+                    j = first + c
+                    q = lines[c] + row_q
+                    meets = q > _MIN_DENOMINATOR
+                    inverse = _ONE / (q if meets else _ONE)
+                    u = (lines[U + c] + row_u) * inverse
+                    v = (lines[V + c] + row_v) * inverse
+                    on_plane = u * u + v * v
+                    on_screen = lines[SCREEN_LINE + c] + row_screen
+                    inside = meets & (q < largest) & (on_plane <= on_screen)
+                    rho = on_plane if inside else on_screen
+                    z = (lines[Z + c] + row_z) * inverse if inside else beyond
+                    hit = (opacity - rho >= FAINTEST) & (place <= planes[j + LAST])
+                    strength = fast_exp2(opacity - rho) if hit else _ZERO
+                    alpha = min(strength, _MAX_ALPHA)
+                    through = _ONE / (_ONE - alpha)
+                    light = planes[j + LIGHT] * through  # that reaches this surfel
+                    weight = alpha * light
+                    after, after_moment = planes[j + AFTER], planes[j + AFTER_MOMENT]
+                    g0, g1, g2, gc = planes[j + RED], planes[j + GREEN], planes[j + BLUE], planes[j + SQUARE]
+                    h0, h1, h2 = planes[j + NORMAL0], planes[j + NORMAL1], planes[j + NORMAL2]
+                    g_moment, spread = planes[j + MOMENT], planes[j + SPREAD]
+                    between = _ONE - light - after  # weights in front less weights behind
+                    g_weight = (
+                        (g0 * c0 + g1 * c1)
+                        + (g2 * c2 + gc * square)
+                        + (h0 * n0 + h1 * n1)
+                        + (h2 * n2 + planes[j + ALPHA])
+                        + g_moment * z
+                        + spread * (z * (between + weight) + (_TWO * after_moment - planes[j + TOTAL_MOMENT]))
+                    )
+                    suffix = planes[j + SUFFIX]
+                    planes[j + LIGHT] = light
+                    planes[j + SUFFIX] = suffix + weight * g_weight
+                    planes[j + AFTER] = after + weight
+                    planes[j + AFTER_MOMENT] = after_moment + weight * z
+                    g_strength = light * g_weight - suffix * through if strength <= _MAX_ALPHA else _ZERO
+                    g = g_strength * strength  # minus twice the gradient of u^2 + v^2
+                    g_plane = g if inside else _ZERO
+                    g_screen = g - g_plane
+                    g_z = weight * (g_moment + spread * between)
+                    g_depth = g_z * inverse if inside else _ZERO
+                    g_u = g_plane * u * inverse
+                    g_v = g_plane * v * inverse
+                    g_q = g_plane * on_plane * _PER_EXPONENT * inverse - g_depth * (z + reference)
+                    sum_u[c] += g_u
+                    y_u[c] += g_u * dy
+                    sum_v[c] += g_v
+                    y_v[c] += g_v * dy
+                    sum_q[c] += g_q
+                    y_q[c] += g_q * dy
+                    sum_s[c] += g_screen
+                    y_s[c] += g_screen * dy
+                    sum_g[c] += g
+                    sum_z[c] += g_depth if inside else g_z
+                    sum_c0[c] += weight * g0
+                    sum_c1[c] += weight * g1
+                    sum_c2[c] += weight * g2
+                    sum_cc[c] += weight * gc
+                    sum_n0[c] += weight * h0
+                    sum_n1[c] += weight * h1
+                    sum_n2[c] += weight * h2
+            s_u = s_ux = s_uy = s_v = s_vx = s_vy = s_q = s_qx = s_qy = s_sx = s_sy = s_g = s_z = _ZERO
+            s_c0 = s_c1 = s_c2 = s_cc = s_n0 = s_n1 = s_n2 = _ZERO
+            for c in range(WIDTH):
+                dx = np.float32(c) + HALF - x0
+                s_u += sum_u[c]
+                s_ux += sum_u[c] * dx
+                s_uy += y_u[c]
+                s_v += sum_v[c]
+                s_vx += sum_v[c] * dx
+                s_vy += y_v[c]
+                s_q += sum_q[c]
+                s_qx += sum_q[c] * dx
+                s_qy += y_q[c]
+                s_sx += sum_s[c] * dx
+                s_sy += y_s[c]
+                s_g += sum_g[c]
+                s_z += sum_z[c]
+                s_c0 += sum_c0[c]
+                s_c1 += sum_c1[c]
+                s_c2 += sum_c2[c]
+                s_cc += sum_cc[c]
+                s_n0 += sum_n0[c]
+                s_n1 += sum_n1[c]
+                s_n2 += sum_n2[c]
+            slot = np.uint64(slots[entry])
+            partials[slot, 0] = (a1 * s_u + b1 * s_v) * _PER_EXPONENT - w1 * s_q + _LOW_PASS * s_sx
+            partials[slot, 1] = (a2 * s_u + b2 * s_v) * _PER_EXPONENT - w2 * s_q + _LOW_PASS * s_sy
+            partials[slot, 2] = -s_ux * _PER_ROOT
+            partials[slot, 3] = -s_uy * _PER_ROOT
+            partials[slot, 4] = -s_vx * _PER_ROOT
+            partials[slot, 5] = -s_vy * _PER_ROOT
+            partials[slot, 6] = s_qx
+            partials[slot, 7] = s_qy
+            partials[slot, 8] = s_z
+            partials[slot, 9] = s_g
+            partials[slot, 10] = s_c0 + _TWO * c0 * s_cc
+            partials[slot, 11] = s_c1 + _TWO * c1 * s_cc
+            partials[slot, 12] = s_c2 + _TWO * c2 * s_cc
+            partials[slot, 13] = s_n0
+            partials[slot, 14] = s_n1
+            partials[slot, 15] = s_n2
         # Median depth: one surfel per pixel.
         for r in range(high):
             for c in range(wide):

@@ -15,7 +15,6 @@ import numpy as np
 from vision3d.recon.splat2d.project import LOW_PASS, MIN_ALPHA
 from vision3d.recon.splat2d.tiles import TILE
 
-CHUNK = 16  # surfels read ahead of their use, so that the processor waits for several at a time
 PLANE = TILE * TILE + TILE
 FAST = {"contract", "nsz", "arcp", "reassoc"}
 
@@ -39,24 +38,10 @@ SCREEN_LINE = np.uint64(4 * TILE)
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def load_chunk(table, boxes, members, base, count, left, top, high, chunk, spans):  # pragma: no cover (compiled)
-    """Copies rows of the table, with centres in the tile's own pixels, and the rows of the tile that each touches."""
-    for i in range(count):
-        s = np.uint64(members[base + i])
-        for k in range(16):
-            chunk[i, k] = table[s, k]
-        spans[i, 0] = max(boxes[s, 2] - top, 0)
-        spans[i, 1] = min(boxes[s, 3] - top, high - 1) + 1
-    for i in range(count):
-        chunk[i, 0] -= np.float32(left)
-        chunk[i, 1] -= np.float32(top)
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]
-@no_type_check
-def fill_lines(surfel, reference, lines):  # pragma: no cover (compiled)
-    """What a surfel (a row of a chunk) adds per column, then per row; depths are relative to `reference`."""
-    x0, y0, a1, a2, b1, b2 = surfel[0], surfel[1], surfel[2], surfel[3], surfel[4], surfel[5]
+def fill_lines(surfel, left, top, reference, lines):  # pragma: no cover (compiled)
+    """What a surfel (a row of the table) adds per column of the tile at left, top (px), then per row; depths are
+    relative to `reference`."""
+    x0, y0, a1, a2, b1, b2 = surfel[0] - left, surfel[1] - top, surfel[2], surfel[3], surfel[4], surfel[5]
     w1, w2, beyond = surfel[6], surfel[7], surfel[8] - reference
     tilt1, tilt2 = reference * w1, reference * w2
     for c in range(np.uint64(0), WIDTH):

@@ -1,0 +1,187 @@
+"""SPair-71k in its official layout, as typed pairs and pictures.
+
+J. Min et al., arXiv 1908.10543. ROOT/{PairAnnotation/SPLIT/ID-A-B:CATEGORY.json, ImageAnnotation/CATEGORY/A.json,
+JPEGImages/CATEGORY/A.jpg, Layout/{large,small}/{trn,val,test}.txt, Segmentation/CATEGORY/A.png}.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vision3d.core import UsageError, Vision3DError
+from vision3d.data.semantic_pairs import PIXEL_CENTRE, Difficulty, SemanticImage, SemanticPair
+
+SPLITS = ("trn", "val", "test")
+_COLONS = (":", "_", "%3A")  # file systems without colons hold these instead
+
+
+@dataclass(frozen=True, slots=True)
+class SpairSplit:
+    """The pairs of a split in its order; left_out: ids of those without common keypoints; overhanging: how many
+    target boxes stick out of their picture (kept as annotated); synthetic: whether the folder says that it is."""
+
+    pairs: tuple[SemanticPair, ...]
+    left_out: tuple[str, ...]
+    overhanging: int
+    synthetic: bool
+
+
+def read_spair(
+    root: str | Path,
+    split: str = "test",
+    layout: Literal["large", "small"] = "large",
+    categories: tuple[str, ...] = (),
+) -> SpairSplit:
+    """Read the annotations of a split (no picture is opened).
+
+    categories: only these; all if empty.
+
+    Raises:
+        UsageError: no such split, layout or category, or a folder of another kind. Vision3DError: an annotation that is
+            missing or wrong; the message names the file.
+    """
+    root = Path(root)
+    if split not in SPLITS:
+        raise UsageError(f"the splits of SPair-71k are {', '.join(SPLITS)}, got {split}")
+    listing = root / "Layout" / layout / f"{split}.txt"
+    if not listing.is_file():
+        raise UsageError(f"{root} is no SPair-71k folder: {listing} is missing")
+    names = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    known = {name.rpartition(":")[2] for name in names}
+    for category in categories:
+        if category not in known:
+            raise UsageError(f"category {category} has no pairs in {listing}: it has {', '.join(sorted(known))}")
+    if not names:
+        raise UsageError(f"{listing} lists no pairs")
+    pairs, left_out, overhanging = [], [], 0
+    for name in names:
+        category = name.rpartition(":")[2]
+        if categories and category not in categories:
+            continue
+        pair = _read_pair(root, _pair_file(root / "PairAnnotation" / split, name), name, category)
+        if not len(pair.points0):
+            left_out.append(name)
+            continue
+        x1, y1, x2, y2 = (v - PIXEL_CENTRE for v in pair.box1)
+        overhanging += x1 < 0 or y1 < 0 or x2 > pair.size1[0] or y2 > pair.size1[1]
+        pairs.append(pair)
+    return SpairSplit(tuple(pairs), tuple(left_out), overhanging, (root / "synthetic.json").is_file())
+
+
+def read_spair_image(root: str | Path, category: str, name: str) -> SemanticImage:
+    """One picture with all its keypoints.
+
+    Raises:
+        Vision3DError: the annotation is missing or wrong.
+    """
+    root = Path(root)
+    file = root / "ImageAnnotation" / category / f"{name}.json"
+    data = _read(file)
+    try:
+        keypoints = data["kps"]
+        ids = sorted(keypoints, key=int)
+        points = torch.zeros(len(ids), 2)
+        visible = torch.zeros(len(ids), dtype=torch.bool)
+        for row, key in enumerate(ids):
+            if keypoints[key] is not None:
+                points[row] = _points([keypoints[key]], file)[0]
+                visible[row] = True
+        size = (int(data["image_width"]), int(data["image_height"]))
+        box = _box(data["bndbox"], size, file)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Vision3DError(f"{file}: {_what(error)}") from None
+    return SemanticImage(
+        root / "JPEGImages" / category / f"{name}.jpg", category, size, box, points, visible, tuple(ids)
+    )
+
+
+def spair_images(root: str | Path, pairs: tuple[SemanticPair, ...]) -> tuple[SemanticImage, ...]:
+    """All pictures of these pairs, once each, in order of category and name."""
+    found = {(pair.category, file.stem) for pair in pairs for file in (pair.image0, pair.image1)}
+    return tuple(read_spair_image(root, category, name) for category, name in sorted(found))
+
+
+def _pair_file(folder: Path, name: str) -> Path:
+    for colon in _COLONS:
+        file = folder / f"{name.replace(':', colon)}.json"
+        if file.is_file():
+            return file
+    raise Vision3DError(
+        f"{folder / name}.json is missing (also with _ or %3A for the colon): unpack the data set again"
+    )
+
+
+def _read_pair(root: Path, file: Path, name: str, category: str) -> SemanticPair:
+    data = _read(file)
+    try:
+        sizes = [(int(data[f"{side}_imsize"][0]), int(data[f"{side}_imsize"][1])) for side in ("src", "trg")]
+        boxes = [_box(data[f"{side}_bndbox"], size, file) for side, size in zip(("src", "trg"), sizes, strict=True)]
+        points = [_points(data[f"{side}_kps"], file) for side in ("src", "trg")]
+        ids = tuple(str(key) for key in data["kps_ids"])
+        if not len(points[0]) == len(points[1]) == len(ids):
+            raise Vision3DError(
+                f"{file}: {len(points[0])} and {len(points[1])} keypoints with {len(ids)} ids, they must be as many"
+            )
+        if data.get("mirror", 0):
+            raise Vision3DError(f"{file}: mirrored pairs are not part of SPair-71k")
+        difficulty = Difficulty(
+            int(data["viewpoint_variation"]),
+            int(data["scale_variation"]),
+            int(data["truncation"]),
+            int(data["occlusion"]),
+        )
+        images = [root / "JPEGImages" / category / str(data[f"{side}_imname"]) for side in ("src", "trg")]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise Vision3DError(f"{file}: {_what(error)}") from None
+    return SemanticPair(
+        name,
+        category,
+        images[0],
+        images[1],
+        sizes[0],
+        sizes[1],
+        boxes[0],
+        boxes[1],
+        points[0],
+        points[1],
+        ids,
+        difficulty,
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Vision3DError(f"cannot read the annotation {file}: {error}") from None
+    if not isinstance(data, dict):
+        raise Vision3DError(f"{file}: an annotation is a JSON object")
+    return data
+
+
+def _points(rows: list[list[float]], file: Path) -> Tensor:
+    points = torch.tensor(rows, dtype=torch.float32).reshape(-1, 2) + PIXEL_CENTRE
+    if not torch.isfinite(points).all():
+        raise Vision3DError(f"{file}: a keypoint is not finite")
+    return points
+
+
+def _box(values: list[float], size: tuple[int, int], file: Path) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = (float(v) for v in values)
+    if not all(math.isfinite(v) for v in (x1, y1, x2, y2)) or x2 <= x1 or y2 <= y1:
+        raise Vision3DError(f"{file}: the box {values} is empty")
+    if x1 >= size[0] or y1 >= size[1] or x2 <= 0 or y2 <= 0:
+        raise Vision3DError(f"{file}: the box {values} lies outside the image of {size[0]}x{size[1]} px")
+    c = PIXEL_CENTRE
+    return x1 + c, y1 + c, x2 + c, y2 + c
+
+
+def _what(error: Exception) -> str:
+    return f"the field {error} is missing" if isinstance(error, KeyError) else f"a field is wrong ({error})"

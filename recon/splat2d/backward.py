@@ -111,8 +111,10 @@ def composite_backward(
             planes[j + LIGHT] = _ONE
             planes[j + LAST] = -_ONE
         used = -_ONE
+        row_used = np.empty(TILE, np.float32)  # place of the last surfel that any pixel of a row takes
         for r in range(high):
             y = top + r
+            row_used[r] = -_ONE
             for c in range(wide):
                 x, j = left + c, np.uint64(r * TILE + c)
                 light, moment = state[0, y, x], state[1, y, x]
@@ -133,7 +135,8 @@ def composite_backward(
                 planes[j + SPREAD] = _TWO * d_distortion[y, x]
                 planes[j + TOTAL_MOMENT] = moment
                 planes[j + LAST] = state[2, y, x]
-                used = max(used, state[2, y, x])
+                row_used[r] = max(row_used[r], state[2, y, x])
+            used = max(used, row_used[r])
         end = start + np.int64(used) + 1
         for place in range(end, starts[tile + 1]):
             partials[slots[place], :] = _ZERO
@@ -158,6 +161,8 @@ def composite_backward(
                 sum_n0[c] = sum_n1[c] = sum_n2[c] = _ZERO
             first_row, last_row = max(boxes[s, 2] - top, 0), min(boxes[s, 3] - top, high - 1)
             for r in range(np.uint64(first_row), np.uint64(last_row + 1)):
+                if place > row_used[r]:
+                    continue
                 row_q, row_z = lines[ROWS + r], lines[ROWS + Z + r]
                 row_u, row_v, row_screen = lines[ROWS + U + r], lines[ROWS + V + r], lines[ROWS + SCREEN_LINE + r]
                 dy = np.float32(r) + HALF - y0

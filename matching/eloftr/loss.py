@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vision3d.matching.eloftr.coarse import CellPairs
 from vision3d.matching.eloftr.fine import WINDOW, subpixel, windows
 from vision3d.matching.eloftr.model import EfficientLoFTR
 from vision3d.matching.eloftr.supervision import pixel_targets, true_cells
+from vision3d.matching.eloftr.transformer import CELL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,17 @@ def matching_losses(
     to1: Float[Tensor, "b h w 2"],
     to0: Float[Tensor, "b i j 2"],
     config: MatchingLossConfig,
+    sizes: tuple[Int[Tensor, "b 2"], Int[Tensor, "b 2"]] | tuple[None, None] = (None, None),
 ) -> dict[str, Tensor]:
-    """ "loss" and its terms; all zero, with a gradient, where the photos share no cell. Draws cells at random."""
-    features = net.features(grey0, grey1)
+    """The terms and their sum, "loss"; all zero, with a gradient, where the photos share no cell.
+
+    to1: px of photo 1 where each pixel of photo 0 lies, NaN where unknown. sizes: see `EfficientLoFTR.forward`. Which
+    cells enter the fine terms is drawn at random.
+    """
+    features = net.features(grey0, grey1, *sizes)
     cells0, cells1 = features.cells
     columns = (cells0.shape[3], cells1.shape[3])
+    masks = (features.extents[0].mask(CELL).flatten(1), features.extents[1].mask(CELL).flatten(1))
     pairs = true_cells(to1, to0, columns)
     if len(pairs) == 0:
         nothing = sum((p.sum() for p in net.parameters()), cells0.sum()) * 0
@@ -53,7 +60,7 @@ def matching_losses(
     half0, half1 = (h.float() for h in net.fine(features))
     with torch.autocast(cells0.device.type, enabled=False):  # similarities need float32
         rows0, rows1 = (c.flatten(2).transpose(1, 2).float() for c in (cells0, cells1))
-        coarse = coarse_loss(rows0, rows1, pairs, net.config.temperature, config)
+        coarse = coarse_loss(rows0, rows1, pairs, net.config.temperature, config, masks)
 
         count = min(len(pairs), config.fine_cells * len(grey0))
         chosen = torch.randperm(len(pairs))[:count].to(pairs.item.device)
@@ -81,10 +88,13 @@ def coarse_loss(
     pairs: CellPairs,
     temperature: float,
     config: MatchingLossConfig,
+    masks: tuple[Bool[Tensor, "b n"], Bool[Tensor, "b m"]] | None = None,
 ) -> Float[Tensor, ""]:
     """Focal loss of the true cells' confidence under the dual softmax, weighted by the share of pixels they have in
-    common; the softmax itself presses on all other cells."""
+    common; the softmax itself presses on all other cells. masks: of cells that hold photo; None: all."""
     similarity = rows0 @ rows1.transpose(1, 2) / (rows0.shape[2] * temperature)
+    if masks is not None and not (masks[0].all() and masks[1].all()):
+        similarity = similarity.masked_fill(~(masks[0][:, :, None] & masks[1][:, None, :]), -1e9)
     at = (pairs.item, pairs.cells0, pairs.cells1)
     chosen = 2 * similarity[at] - similarity.logsumexp(2)[at[0], at[1]] - similarity.logsumexp(1)[at[0], at[2]]
     weight = pairs.confidence / pairs.confidence.sum().clamp(min=1e-6)

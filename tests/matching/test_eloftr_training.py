@@ -152,3 +152,18 @@ def test_a_small_network_learns_a_shift() -> None:
 
 def test_centres_of_pixels() -> None:
     assert pixel_centers(2, 3)[1, 2].tolist() == [2.5, 1.5]
+
+
+def test_padding_does_not_change_the_coarse_loss() -> None:
+    """Photos of 64 x 96 px, alone and at the top left of a larger canvas."""
+    net = EfficientLoFTR(TINY).eval()  # running statistics: those of a batch see the padding
+    torch.manual_seed(2)
+    grey0, grey1 = torch.rand(1, 1, 64, 96), torch.rand(1, 1, 64, 96)
+    to1, to0 = _shifted(9.0, -6.0)
+    sizes = torch.tensor([[64, 96]])
+    alone = matching_losses(net, grey0, grey1, to1, to0, MatchingLossConfig(), (sizes, sizes))
+    room = (0, 32, 0, 64)
+    padded = [torch.nn.functional.pad(g, room) for g in (grey0, grey1)]
+    wide = [torch.nn.functional.pad(t, (0, 0, *room), value=torch.nan) for t in (to1, to0)]
+    large = matching_losses(net, padded[0], padded[1], wide[0], wide[1], MatchingLossConfig(), (sizes, sizes))
+    assert float(alone["coarse"]) == pytest.approx(float(large["coarse"]), rel=1e-4)

@@ -87,7 +87,7 @@ def test_validation_of_a_matcher_that_is_always_right(tmp_path: Path, monkeypatc
         seen = torch.isfinite(task.held_out[0].to1[..., 0])
         points0, points1 = pixel_centers(SIZE[1], SIZE[0])[seen], task.held_out[0].to1[seen]
 
-    monkeypatch.setattr(task.model, "forward", lambda *greys: Found())
+    monkeypatch.setattr(task.model, "forward", lambda *inputs: Found())
     metrics = task.validate()
     assert metrics["auc5"] > 90
     assert metrics["auc5"] <= metrics["auc10"] <= metrics["auc20"] <= 100

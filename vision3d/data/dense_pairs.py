@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vision3d.core import RigidTransform
@@ -20,7 +20,8 @@ OCCLUSION = 0.05  # share by which depths may differ and still be of the same su
 @dataclass(frozen=True, slots=True)
 class DensePair:
     """grey: in [0, 1]. to1: px of photo 1 (0.5 is the centre of the first pixel) where each pixel of photo 0 lies, NaN
-    where it is not seen there or not known; to0 the other way round. k, cam1_from_cam0 [4 4]: zero without a pose."""
+    where it is not seen there or not known; to0 the other way round. k, cam1_from_cam0 [4 4]: zero without a pose.
+    size: height and width px of what is photo, at the top left; the rest is black."""
 
     grey0: Float[Tensor, "1 h w"]
     grey1: Float[Tensor, "1 i j"]
@@ -29,6 +30,8 @@ class DensePair:
     k0: Float[Tensor, "3 3"]
     k1: Float[Tensor, "3 3"]
     cam1_from_cam0: Float[Tensor, "4 4"]
+    size0: Int[Tensor, " 2"]
+    size1: Int[Tensor, " 2"]
 
 
 def pixel_centers(height: int, width: int) -> Float[Tensor, "h w 2"]:

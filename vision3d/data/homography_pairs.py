@@ -57,7 +57,8 @@ class HomographyPairs:
         pictures = [disturb(rng, _warped(grey, m @ cut, self.size)) for m in (np.eye(3), moved)]
         greys = [torch.from_numpy(p)[None] for p in pictures]
         none = torch.zeros(3, 3)
-        return DensePair(greys[0], greys[1], to1, to0, none, none, torch.zeros(4, 4))
+        whole = torch.tensor([height, width])
+        return DensePair(greys[0], greys[1], to1, to0, none, none, torch.zeros(4, 4), whole, whole)
 
 
 def random_homography(rng: np.random.Generator, size: tuple[int, int], strength: float) -> Float64[np.ndarray, "3 3"]:

@@ -50,7 +50,15 @@ class EloftrTask:
         """See `matching_losses`. ValueError if the photos of a batch differ in size."""
         if not all(isinstance(t, Tensor) for t in (batch.grey0, batch.grey1)):
             raise ValueError("photos of a batch must have one size; set train.batch_size to 1 or give one size")
-        terms = matching_losses(self.model, batch.grey0, batch.grey1, batch.to1, batch.to0, self.config.loss)
+        terms = matching_losses(
+            self.model,
+            batch.grey0,
+            batch.grey1,
+            batch.to1,
+            batch.to0,
+            self.config.loss,
+            (batch.size0, batch.size1),
+        )
         return {name: value if name == "loss" else value.detach() for name, value in terms.items()}
 
     def validate(self) -> dict[str, float]:
@@ -59,7 +67,7 @@ class EloftrTask:
         device = next(self.model.parameters()).device
         errors, counts, distances = [], [], []
         for pair in self.held_out:
-            found = self.model(pair.grey0[None].to(device), pair.grey1[None].to(device))
+            found = self.model(*(t[None].to(device) for t in (pair.grey0, pair.grey1, pair.size0, pair.size1)))
             points0, points1 = found.points0.float().cpu(), found.points1.float().cpu()
             counts.append(len(points0))
             distances.append(match_errors(pair, points0, points1))

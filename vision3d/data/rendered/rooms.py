@@ -114,6 +114,7 @@ class RenderedRooms:
             k.float(),
             k.float(),
             moved.matrix().float(),
+            *[torch.tensor([self.config.height, self.config.width])] * 2,
         )
 
     def scene(self, index: int) -> RenderedScene:

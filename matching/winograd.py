@@ -17,7 +17,7 @@ from torch import Tensor
 
 TILE = 4
 POINTS = 36  # 6 x 6 values that a tile's input becomes
-BLOCK = 2048  # tiles at once
+BLOCK = 64  # tiles at once, at least: what lies between the transforms should stay in the cache
 
 _KERNEL = np.array(
     [
@@ -68,12 +68,12 @@ def convolve_tiles(
     everything = len(tiles) == b * (h // TILE) * (w // TILE)
     out = x.new_empty(b, h, w, d) if everything else x.new_zeros(b, h, w, d)
     source, target = x.contiguous().numpy(), out.numpy()
-    for start in range(0, len(tiles), BLOCK):
-        part = tiles[start : start + BLOCK].numpy()
-        values = torch.empty(POINTS, len(part), c)
-        _to_points(source, part, values.numpy())
-        products = torch.bmm(values, kernel.points)
-        _from_points(products.numpy(), part, kernel.bias.numpy(), np.float32(kernel.slope), target)
+    block = max(BLOCK, c // 2)  # wide kernels are long themselves and are read once per block
+    for part in tiles.split(block):
+        values, products = x.new_empty(POINTS, len(part), c), x.new_empty(POINTS, len(part), d)
+        _to_points(source, part.numpy(), values.numpy())
+        torch.bmm(values, kernel.points, out=products)
+        _from_points(products.numpy(), part.numpy(), kernel.bias.numpy(), np.float32(kernel.slope), target)
     return out
 
 

@@ -62,7 +62,7 @@ def load_eloftr(path: Path | None, config: EfficientLoFTRConfig) -> EfficientLoF
 def _authors_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = {name: re.sub(r"^(state_dict\.)?(matcher\.)?", "", name) for name in state}
     if any(".blocks." in name for name in names.values()):
-        names = {name: _from_transformers(known) for name, known in names.items()}
+        names = {name: transformers_name(known) for name, known in names.items()}
     renamed = {known: state[name] for name, known in names.items() if _is_weight(name)}
     if len(renamed) < sum(_is_weight(name) for name in state):
         raise Vision3DError("the checkpoint holds two tensors for the same place; it is no Efficient LoFTR checkpoint")
@@ -74,7 +74,8 @@ def _is_weight(name: str) -> bool:
     return not re.match(r"(optimizer_states|lr_schedulers|callbacks|loops)\b", name)
 
 
-def _from_transformers(name: str) -> str:
+def transformers_name(name: str) -> str:
+    """The authors' name of a tensor that the transformers library calls `name`."""
     for pattern, replacement in _TRANSFORMERS:
         name = re.sub(pattern, replacement, name)
     layer = re.match(r"local_feature_transformer\.layers\.(\d+)\.(self|cross)_attention\.(.*)", name)

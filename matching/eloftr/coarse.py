@@ -1,7 +1,7 @@
 """Coarse matching of cells: dual softmax and mutual nearest neighbours (Efficient LoFTR, section 3.3; LoFTR, eq. 2).
 
-The similarity matrix is walked through in blocks of rows, so that memory does not grow with its square. The readable
-twin that holds the whole matrix is `confidence_matrix`, which training uses too.
+The similarity matrix is walked through in blocks of rows, so that memory does not grow with its square; with a usual
+threshold once. The readable twin that holds the whole matrix is `confidence_matrix`, which training uses too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
 
-BLOCK = 1 << 22  # similarities held at once
+BLOCK = 1 << 20  # similarities held at once
+FEW = 0.01  # from this threshold on, few pairs of a row can exceed it: their number is at most its reciprocal
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ def confidence_matrix(
     return similarity.softmax(-1) * similarity.softmax(-2)
 
 
+@torch.no_grad()
 def match_cells(
     cells0: Float[Tensor, "b c h w"],
     cells1: Float[Tensor, "b c i j"],
@@ -54,8 +56,12 @@ def match_cells(
         keep0, keep1 = valid0[item].flatten().nonzero()[:, 0], valid1[item].flatten().nonzero()[:, 0]
         rows0, rows1 = (c[item].flatten(1).T[k].float() for c, k in ((cells0, keep0), (cells1, keep1)))
         rows0 = rows0 / (rows0.shape[1] * config.temperature)
-        nearest = _best_by_confidence if config.mode == "full" else _best_by_similarity
-        best, value, back = nearest(rows0, rows1)
+        if config.mode == "optimised":
+            best, value, back = _best_by_similarity(rows0, rows1)
+        elif config.threshold >= FEW:
+            best, value, back = _best_of_few(rows0, rows1, config.threshold)
+        else:
+            best, value, back = _best_by_confidence(rows0, rows1)
         good = back[best] == torch.arange(len(best), device=best.device)
         good &= value > config.threshold
         inner0, inner1 = _inner(valid0[item], config.border), _inner(valid1[item], config.border)
@@ -90,6 +96,41 @@ def _best_by_similarity(rows0: Tensor, rows1: Tensor) -> Nearest:
         value[start : start + len(block)], best[start : start + len(block)] = similarity.max(1)
         _take_over(top, back, similarity, start)
     return best, value, back
+
+
+def _best_of_few(rows0: Tensor, rows1: Tensor, threshold: float) -> Nearest:
+    """As `_best_by_confidence` where the confidence exceeds the threshold; elsewhere the confidence is zero.
+
+    A confidence is at most the softmax over its row: only pairs where that exceeds the threshold are kept, and when
+    the columns' sums are known, the best of them are the best of all.
+    """
+    columns = rows1.T
+    highest, total = rows0.new_full((len(rows1),), -torch.inf), rows0.new_zeros(len(rows1))
+    kept = []
+    for start, block in _blocks(rows0, len(rows1)):
+        similarity = block @ columns
+        before, highest = highest, torch.maximum(highest, similarity.amax(0))
+        top = similarity.amax(1, keepdim=True)
+        share = torch.exp(similarity - highest)
+        total = total * torch.exp(before - highest) + share.sum(0)
+        torch.exp(torch.sub(similarity, top, out=share), out=share)
+        sums = share.sum(1)
+        row, column = (share > (threshold * sums)[:, None]).nonzero().T
+        kept.append((row + start, column, similarity[row, column], share[row, column] / sums[row]))
+    row, column, value, share = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    confidence = share * torch.exp(value - highest[column]) / total[column]
+    best, top = _best_in_group(row, column, confidence, len(rows0))
+    back, _ = _best_in_group(column, row, confidence, len(rows1))
+    return best, top, back
+
+
+def _best_in_group(group: Tensor, member: Tensor, value: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Per group its member of the greatest value (the first of several) and that value; 0 and 0 for an empty one."""
+    top = value.new_zeros(groups).scatter_reduce(0, group, value, "amax")
+    winner = value == top[group]
+    best = torch.full((groups,), torch.iinfo(torch.int64).max, device=group.device)
+    best = best.scatter_reduce(0, group[winner], member[winner], "amin")
+    return torch.where(best < torch.iinfo(torch.int64).max, best, 0), top
 
 
 def _best_by_confidence(rows0: Tensor, rows1: Tensor) -> Nearest:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from vision3d.matching.winograd import TILE, WinogradKernel, all_tiles, convolve_tiles, winograd_kernel
 from vision3d.sparse.threads import use_torch_threads
 
+FEW = 2  # tiles are few where so many times as many would not fill the maps
+
 
 class FastConv(nn.Module):
     """3x3 convolution, padding 1, then leaky ReLU with `slope` (0 ReLU, 1 none); for evaluation only."""
@@ -34,17 +36,20 @@ class FastConv(nn.Module):
         """The response, channels last in memory. Pixels outside `tiles` (item, row, column of 4 x 4 px) may hold
         anything; None: all are wanted.
         """
-        if not self._by_winograd(x):
+        if not self._by_winograd(x, tiles):
             y = F.conv2d(x, self.weight, self.bias, self.stride, 1)
             return F.leaky_relu(y, self.slope) if self.slope < 1 else y
         use_torch_threads()
         if tiles is None:
             tiles = all_tiles(len(x), x.shape[2], x.shape[3])
-        made = convolve_tiles(x.permute(0, 2, 3, 1).contiguous(), self._kernel(), tiles)
-        return made.permute(0, 3, 1, 2)
+        made = convolve_tiles(x.permute(0, 2, 3, 1).float().contiguous(), self._kernel(), tiles)
+        return made.permute(0, 3, 1, 2).to(x.dtype)
 
-    def _by_winograd(self, x: Tensor) -> bool:
-        plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
+    def _by_winograd(self, x: Tensor, tiles: Tensor | None) -> bool:
+        """In bfloat16 where few tiles are wanted: the processor's own products are as fast, but know no tiles."""
+        few = tiles is not None and FEW * len(tiles) * TILE**2 < len(x) * x.shape[2] * x.shape[3]
+        usual = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and few)
+        plain = usual and x.device.type == "cpu" and not torch.is_grad_enabled()
         large = min(self.weight.shape[:2]) >= 32  # below, transforms cost more than they save
         return plain and large and self.stride == 1 and not (x.shape[2] % TILE or x.shape[3] % TILE)
 

@@ -95,19 +95,20 @@ def test_photos_of_different_sizes(net: EfficientLoFTR) -> None:
     assert (points1 < torch.tensor([160, 96])).all() and (back1 < torch.tensor([160, 96])).all()
 
 
-def test_cells_match_as_in_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threshold", [0.2, 1e-3])  # once through the matrix, and twice
+def test_cells_match_as_in_the_whole_matrix(monkeypatch: pytest.MonkeyPatch, threshold: float) -> None:
     monkeypatch.setattr("vision3d.matching.eloftr.coarse.BLOCK", 500)  # many blocks
     generator = torch.Generator().manual_seed(3)
     cells1 = torch.randn(1, 64, 9, 12, generator=generator)
     cells0 = (cells1 + 0.5 * torch.randn(1, 64, 9, 12, generator=generator)).roll((2, 3), (2, 3))
     valid0, valid1 = torch.ones(1, 9, 12, dtype=torch.bool), torch.ones(1, 9, 12, dtype=torch.bool)
     valid0[:, :, 10:] = False
-    config = EfficientLoFTRConfig(threshold=0.2, border=1, temperature=0.1)
+    config = EfficientLoFTRConfig(threshold=threshold, border=1, temperature=0.1)
     found = match_cells(cells0, cells1, valid0, valid1, config)
 
     keep = valid0.flatten().nonzero()[:, 0]
     matrix = confidence_matrix(cells0[0].flatten(1).T[keep], cells1[0].flatten(1).T, 0.1)
-    mutual = (matrix == matrix.amax(1, keepdim=True)) & (matrix == matrix.amax(0)) & (matrix > 0.2)
+    mutual = (matrix == matrix.amax(1, keepdim=True)) & (matrix == matrix.amax(0)) & (matrix > threshold)
     expected = {}
     for row, column in mutual.nonzero().tolist():
         cell = int(keep[row])

@@ -42,7 +42,7 @@ class HomographyPairs:
         rng = np.random.default_rng((self.seed, epoch, index))
         width, height = self.size
         photo = load_photo(self.paths[index], 2 * max(width, height)).rgb.permute(1, 2, 0).numpy()
-        grey = np.ascontiguousarray(photo @ np.float32([0.299, 0.587, 0.114]))
+        grey = np.ascontiguousarray(photo @ np.array([0.299, 0.587, 0.114], np.float32))
         cut = _cut(rng, grey.shape, self.size)
         for attempt in range(_ATTEMPTS + 1):
             strength = 1 - attempt / _ATTEMPTS
@@ -90,7 +90,8 @@ def _warped(grey: np.ndarray, moved: Float64[np.ndarray, "3 3"], size: tuple[int
     """The picture under a homography of px whose first pixel's centre is at 0.5; OpenCV counts from 0."""
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     integer = np.linalg.inv(half) @ moved @ half
-    return cv2.warpPerspective(grey, integer, size, flags=cv2.INTER_LINEAR).astype(np.float32)
+    out: np.ndarray = cv2.warpPerspective(grey, integer, size, flags=cv2.INTER_LINEAR).astype(np.float32)
+    return out
 
 
 def _within(to: torch.Tensor, cut: np.ndarray, picture0_from_own: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:

@@ -69,13 +69,15 @@ class PosedPairs:
         cameras = [torch.from_numpy(m) for m in k]
         maps = [torch.from_numpy(d) for d in depth]
         return DensePair(
-            *(torch.from_numpy(g)[None] for g in grey),
+            torch.from_numpy(grey[0])[None],
+            torch.from_numpy(grey[1])[None],
             warp_by_depth(maps[0], maps[1], cameras[0], cameras[1], moved),
             warp_by_depth(maps[1], maps[0], cameras[1], cameras[0], moved.inverse()),
             cameras[0].float(),
             cameras[1].float(),
             moved.matrix().float(),
-            *(torch.tensor(s) for s in sizes),
+            torch.tensor(sizes[0]),
+            torch.tensor(sizes[1]),
         )
 
 
@@ -168,7 +170,7 @@ def _load(
     view: PosedPhoto, size: tuple[int, int]
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"], Float64[np.ndarray, "3 3"], tuple[int, int]]:
     """Grey photo, depth and camera on a canvas of `size`, and the part that is photo (height, width)."""
-    grey = load_photo(view.photo).rgb.permute(1, 2, 0).numpy() @ np.float32([0.299, 0.587, 0.114])
+    grey = load_photo(view.photo).rgb.permute(1, 2, 0).numpy() @ np.array([0.299, 0.587, 0.114], np.float32)
     depth = _depth(view.depth)
     width, height = view.size or (grey.shape[1], grey.shape[0])
     scale = min(size[0] / width, size[1] / height)
@@ -179,7 +181,7 @@ def _load(
     columns = ((np.arange(inner[0]) + 0.5) * depth.shape[1] / inner[0]).astype(int)
     k = np.diag([inner[0] / width, inner[1] / height, 1.0]) @ view.k
     padded = (_pad(m.astype(np.float32), size) for m in (small, depth[rows[:, None], columns]))
-    return *padded, k, (inner[1], inner[0])  # type: ignore[return-value]
+    return *padded, k, (inner[1], inner[0])
 
 
 def _pad(map_: Float32[np.ndarray, "h w"], size: tuple[int, int]) -> Float32[np.ndarray, "i j"]:

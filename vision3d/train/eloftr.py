@@ -89,8 +89,8 @@ def match_errors(pair: DensePair, points0: Tensor, points1: Tensor) -> Tensor:
     column, row = points0.floor().long().unbind(1)
     column, row = column.clamp(0, w - 1), row.clamp(0, h - 1)
     away = points1 - (pair.to1[row, column] + points0 - points0.floor() - 0.5)
-    away = away.norm(dim=1)
-    return away[torch.isfinite(away)]
+    distance: Tensor = away.norm(dim=1)
+    return distance[torch.isfinite(distance)]
 
 
 def pose_error_deg(pair: DensePair, points0: Tensor, points1: Tensor) -> float:

@@ -101,20 +101,22 @@ class RenderedRooms:
     def pair(self, scene: RenderedScene, a: int, b: int, rng: np.random.Generator | None = None) -> DensePair:
         """Views a and b of a scene; rng: disturbs them."""
         pictures = [scene.pictures[v].astype(np.float32) / 255 for v in (a, b)]
-        grey = [p[..., 0] if p.shape[-1] == 1 else p @ np.float32([0.299, 0.587, 0.114]) for p in pictures]
+        grey = [p[..., 0] if p.shape[-1] == 1 else p @ np.array([0.299, 0.587, 0.114], np.float32) for p in pictures]
         if rng is not None:
             grey = [disturb(rng, g) for g in grey]
         k = torch.from_numpy(scene.k)
         depth = [torch.from_numpy(scene.depth[v]) for v in (a, b)]
         moved = pose_of(scene.world_from_cam[b]).inverse() @ pose_of(scene.world_from_cam[a])
         return DensePair(
-            *(torch.from_numpy(np.ascontiguousarray(g))[None] for g in grey),
+            torch.from_numpy(np.ascontiguousarray(grey[0]))[None],
+            torch.from_numpy(np.ascontiguousarray(grey[1]))[None],
             warp_by_depth(depth[0], depth[1], k, k, moved),
             warp_by_depth(depth[1], depth[0], k, k, moved.inverse()),
             k.float(),
             k.float(),
             moved.matrix().float(),
-            *[torch.tensor([self.config.height, self.config.width])] * 2,
+            torch.tensor([self.config.height, self.config.width]),
+            torch.tensor([self.config.height, self.config.width]),
         )
 
     def scene(self, index: int) -> RenderedScene:
@@ -146,7 +148,7 @@ class RenderedRooms:
                 light, depth = draw_room(room, self._levels, pose, intrinsics, config.width, config.height)
                 shown = expose(rng, light)
                 if not config.color:
-                    shown = (shown @ np.float32([0.299, 0.587, 0.114]))[..., None]
+                    shown = (shown @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
                 pictures.append((shown * 255 + 0.5).astype(np.uint8))
                 depths.append((depth / DEPTH_UNIT + 0.5).astype(np.uint16).astype(np.float32) * np.float32(DEPTH_UNIT))
                 poses.append(pose)

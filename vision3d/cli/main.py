@@ -114,6 +114,12 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run",
         "recall and time of `register` beside RANSAC, FGR, KISS-Matcher",
     ),
+    ("bench", "match"): (
+        "vision3d.bench.match",
+        "BenchMatchConfig",
+        "run",
+        "speed of Efficient LoFTR beside transformers' port and kornia's LoFTR",
+    ),
     ("demo",): ("vision3d.cli.demo", "DemoConfig", "run", "reconstruct two photos with known depth"),
     ("doctor",): ("vision3d.cli.doctor", "DoctorConfig", "run", "what works on this machine, and what to do"),
 }

@@ -23,13 +23,18 @@ SAMPLE = 1000  # points a cloud
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Fractions of either cloud on the other's surface, likeness, contradictions (see `Evidence`), RMS distance."""
+    """Fractions of either cloud on the other's surface, likeness, contradictions (see `Evidence`), RMS distance.
+
+    opposed: of the points on a surface, those whose normal points to its other side: normals point to the clouds'
+    centres, so a floor that lies on another one upside down is opposed.
+    """
 
     overlap0: float
     overlap1: float
     likeness: float
     contradictions: float
     residual: float
+    opposed: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,8 +61,8 @@ def fit(
 ) -> Fit:
     """Of a motion 1 from 0. Points are on a surface within half its reach, normals within 30 degrees of its own."""
     inverse = (pose[0].T, -pose[0].T @ pose[1])
-    on0, rank0, near0, off0 = _one_way(probe0, cloud1, surfaces[1], pose)
-    on1, rank1, near1, off1 = _one_way(probe1, cloud0, surfaces[0], inverse)
+    on0, rank0, near0, off0, back0 = _one_way(probe0, cloud1, surfaces[1], pose)
+    on1, rank1, near1, off1, back1 = _one_way(probe1, cloud0, surfaces[0], inverse)
     count = len(probe0.points) + len(probe1.points)
     off = np.concatenate([off0, off1])
     return Fit(
@@ -66,19 +71,21 @@ def fit(
         likeness=(NEUTRAL_RANK * (on0 + on1) - rank0 - rank1) / count,
         contradictions=(near0 + near1 - on0 - on1) / max(on0 + on1, 1),
         residual=float(np.sqrt((off**2).mean())) if len(off) else 0.0,
+        opposed=(back0 + back1) / max(on0 + on1, 1),
     )
 
 
-def _one_way(probe: Probe, other: Described, target: Surface, pose: Pose) -> tuple[int, float, int, np.ndarray]:
-    """How many points are on the surface, the sum of their ranks, how many are near it, distances of those on it."""
+def _one_way(probe: Probe, other: Described, target: Surface, pose: Pose) -> tuple[int, float, int, np.ndarray, int]:
+    """How many points are on the surface, the sum of their ranks, how many are near it, distances of those on it, and
+    how many of these are opposed."""
     index, distance = nearest(probe.points, pose, target)
     near = index >= 0
     at = np.where(near, index, 0)
-    agree = np.abs(np.einsum("ij,ij->i", probe.normals @ pose[0].T, target.normals[at])) > 0.866
-    on = near & (distance <= target.reach / 2) & agree
+    cosine = np.einsum("ij,ij->i", probe.normals @ pose[0].T, target.normals[at])
+    on = near & (distance <= target.reach / 2) & (np.abs(cosine) > 0.866)
     place = at[on]
     distances = ((probe.features[on] - other.features[target.grid.rows[place]]) ** 2).sum(1)
     ranks = (1 + (probe.references[on] < distances[:, None]).sum(1)) / (REFERENCES + 1)
     moved = probe.points[on] @ pose[0].T + pose[1]
     off = np.einsum("ij,ij->i", moved - target.grid.points[place], target.normals[place])
-    return int(on.sum()), float(ranks.sum()), int(near.sum()), off
+    return int(on.sum()), float(ranks.sum()), int(near.sum()), off, int((on & (cosine < 0)).sum())

@@ -72,7 +72,7 @@ def register_many(
     features: LearnedFeatures | None = None,
     votes: VoteNetwork | None = None,
 ) -> Multiway:
-    """Poses of two clouds or more, each pair by `register` with the same voxel. Features, votes, ValueError as there."""
+    """Poses of two clouds or more, each pair by `register` with the same voxel. Features, votes, errors as there."""
     config = config or RegisterConfig()
     tables = [cloud.points.detach().cpu().double().numpy() for cloud in clouds]
     tables = [table[np.isfinite(table).all(1)] for table in tables]

@@ -31,6 +31,8 @@ from vision3d.matching.hough.vote_network import VoteNetwork, rank_bins
 __all__ = ["Evidence", "RegisterConfig", "Registration", "register", "register_features"]
 
 LEAST_POINTS = 40  # after thinning
+STRAY = 100.0  # times the distance from the median within which nine tenths of the points lie
+LARGEST = 1e100  # coordinates from here on count as infinite
 ALIGNED = 700  # points that align a candidate
 
 
@@ -44,7 +46,8 @@ def register(
 ) -> Registration:
     """target_from_source of two clouds of any scale and frame, with a verdict.
 
-    Points with NaN or infinite coordinates are dropped and counted. features: instead of FPFH; give `config.voxel` the
+    Points with NaN or infinite coordinates, and those further from the median along an axis than a hundred times nine
+    tenths of the others, are dropped and counted. features: instead of FPFH; give `config.voxel` the
     size they were trained with. votes: a network that the peaks are sought by, instead of the smoothed votes.
 
     Raises:
@@ -52,7 +55,7 @@ def register(
     """
     config = config or RegisterConfig()
     start = time.perf_counter()
-    points0, points1 = _finite(source.points), _finite(target.points)
+    points0, points1 = (_without_strays(_finite(cloud.points)) for cloud in (source, target))
     dropped = len(source.points) + len(target.points) - len(points0) - len(points1)
     if not len(points0) or not len(points1):
         return _nothing("a cloud has no points", {}, {"dropped": dropped})
@@ -173,6 +176,7 @@ def _register(
             second_likeness=second,
             likeness_ratio=ratio,
             contradictions=fitted.contradictions,
+            opposed=fitted.opposed,
             overlap_source=fitted.overlap0,
             overlap_target=fitted.overlap1,
             residual=fitted.residual,
@@ -219,6 +223,7 @@ def _in_frames(pose: Pose, source: Described, target: Described) -> RigidTransfo
 
 def _finite(points: Float[Tensor, "n 3"]) -> np.ndarray:
     table = points.detach().cpu().double().numpy()
+    table = np.where(np.abs(table) < LARGEST, table, np.nan)
     if np.isfinite(table).all():
         whole: np.ndarray = np.ascontiguousarray(table)
         return whole
@@ -227,6 +232,15 @@ def _finite(points: Float[Tensor, "n 3"]) -> np.ndarray:
         raise ValueError(f"{int((~valid).sum())} of {len(table)} points are NaN or infinite")
     out: np.ndarray = np.ascontiguousarray(table[valid])
     return out
+
+
+def _without_strays(points: Float[np.ndarray, "n 3"]) -> np.ndarray:
+    """Without single points far outside, from which no voxel and no centre could be taken."""
+    if not len(points):
+        return points
+    away = np.abs(points - np.median(points, axis=0)).max(axis=1)
+    extent = np.quantile(away, 0.9)
+    return np.ascontiguousarray(points[away <= STRAY * extent]) if extent > 0 else points
 
 
 def _nothing(reason: str, timings: dict[str, float], facts: dict[str, Any]) -> Registration:

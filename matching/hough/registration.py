@@ -41,6 +41,7 @@ class Evidence:
     land on it, u being the rank of the features' distance among that to random points (0 best, 0.5 by chance).
     second_likeness: that of the best distinct motion; likeness_ratio: likeness / second_likeness, at most 1000.
     contradictions: points near the other surface but not on it, or across it, for each one that is on it.
+    opposed: fraction of the points on the other surface whose normals (to the clouds' centres) point to its other side.
     overlap_source, overlap_target: fractions of either cloud that lie on the other's surface, normals agreeing.
     residual: root mean square distance to the other surface over these points.
     constraint: the smallest eigenvalue of the point-to-plane information, 1 for a box, 0 for a plane or sphere.
@@ -60,6 +61,7 @@ class Evidence:
     second_likeness: float = 0.0
     likeness_ratio: float = 1.0
     contradictions: float = 0.0
+    opposed: float = 0.0
     overlap_source: float = 0.0
     overlap_target: float = 0.0
     residual: float = 0.0

@@ -15,6 +15,7 @@ LEAST_RATIO = 1.5
 CLEAR_LIKENESS = 0.1  # below it, the best motion must stand out more
 LEAST_RATIO_OF_WEAK = 3.0
 MOST_CONTRADICTIONS = 0.65
+MOST_OPPOSED = 0.8
 LEAST_INLIERS = 8
 LEAST_CONSTRAINT = 0.02
 MOST_SCALES = 8.0  # between the extents of two clouds
@@ -33,6 +34,9 @@ def judge(fit: Fit, ratio: float, inliers: int, constraint: float) -> tuple[bool
         return False, True, f"ambiguous: another motion explains the clouds nearly as well (ratio {ratio:.2f})"
     if fit.contradictions > MOST_CONTRADICTIONS:
         return False, False, f"the surfaces contradict each other ({fit.contradictions:.2f} misses a hit)"
+    if fit.opposed > MOST_OPPOSED:
+        share = f"{100 * fit.opposed:.0f} %"
+        return False, False, f"the surfaces lie on each other from opposite sides ({share}): is a cloud mirrored?"
     if inliers < LEAST_INLIERS:
         return False, False, f"only {inliers} matches agree with the motion"
     return True, False, f"{inliers} matches agree, {100 * min(fit.overlap0, fit.overlap1):.0f} % of the clouds overlap"

@@ -260,3 +260,22 @@ def test_pose_graph_outvotes_a_wrong_pair() -> None:
         assert pose is not None
         torch.testing.assert_close(pose.matrix(), truth.matrix(), atol=1e-2, rtol=0)
     assert graph.trust[2] < 0.1 and min(t for k, t in enumerate(graph.trust) if k != 2) > 0.9
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_mirrored_scan_is_not_laid_upside_down(test_data, axis: int) -> None:
+    points = read_scan(test_data / "kitti-tracking-0001/velodyne/000000.bin").points
+    mirror = torch.ones(3)
+    mirror[axis] = -1
+    found = register(PointCloud(points * mirror), PointCloud(points), RegisterConfig(voxel=0.3))
+    assert not found.registered
+    assert found.evidence.opposed > 0.8 and "mirrored" in found.evidence.reason
+
+
+@pytest.mark.parametrize("stray", [[0.0, 0.0, 0.0], [1e9, 0.0, 0.0], [5e5, 5.4e6, 1e5]])
+def test_a_stray_point_is_dropped(test_data, stray: list[float]) -> None:
+    far = torch.tensor([5e5, 5.4e6, 300.0], dtype=torch.float64)
+    source = fragment(test_data, 1).points.double() + far
+    with_stray = PointCloud(torch.cat([source, torch.tensor([stray], dtype=torch.float64)]))
+    found = register(with_stray, fragment(test_data, 0))
+    assert found.registered and found.evidence.dropped == 1

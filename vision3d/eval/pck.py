@@ -80,7 +80,7 @@ def pck(pairs: Sequence[PredictedPair], alpha: float, rule: PckRule) -> float | 
 
 
 def cycle_pck(
-    cycles: Sequence[tuple[Float64[np.ndarray, "n 2"], Float64[np.ndarray, "n 2"], float]], alpha: float
+    cycles: Sequence[tuple[Float64[np.ndarray, "_ 2"], Float64[np.ndarray, "_ 2"], float]], alpha: float
 ) -> float | None:
     """k-CyPCK in [0, 1] per point: keypoints carried around cycles of k pictures come back to within alpha times the
     longer side.

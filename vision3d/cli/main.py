@@ -108,6 +108,12 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run_rooms",
         "pairs of pictures of textured rooms with exact depth and pose",
     ),
+    ("simulate", "spair"): (
+        "vision3d.cli.simulate",
+        "SimulateSpairConfig",
+        "run_spair",
+        "a small synthetic set of keypoint pairs in SPair-71k's layout",
+    ),
     ("bench", "register"): (
         "vision3d.bench.register",
         "BenchRegisterConfig",

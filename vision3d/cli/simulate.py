@@ -1,4 +1,4 @@
-"""`vision3d simulate lidar` and `rooms`: labelled scans of streets, and pairs of pictures of rooms with their truth."""
+"""`vision3d simulate lidar`, `rooms`, `spair`: scans of streets, pairs of pictures of rooms, keypoints of furniture."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from vision3d.cli.progress import progress_bars
 from vision3d.data.rendered.pair_folder import write_pair_folder
 from vision3d.data.rendered.rooms import RenderedRoomsConfig
 from vision3d.data.simulation.kitti_folder import write_kitti_folder
+from vision3d.data.simulation.mini_spair import MiniSpairConfig, write_mini_spair
 from vision3d.data.simulation.streets import SimulatedStreetsConfig
 
 
@@ -76,4 +77,31 @@ def run_rooms(config: SimulateRoomsConfig) -> int:
         print(json.dumps({"out": str(config.out), "pairs": config.scenes, "written": written, "kept": kept}))
     else:
         print(f"{written} pairs written to {config.out}" + (f", {kept} were there" if kept else ""))
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateSpairConfig(MiniSpairConfig):
+    """A small synthetic set in SPair-71k's layout: rendered furniture and cars with keypoints that are exact in 3D.
+
+    Written as a whole into a new folder. No mesh is in two splits.
+    """
+
+    out: Path
+    """Folder to write, new or empty: PairAnnotation, ImageAnnotation, JPEGImages, Layout, Segmentation."""
+    json: bool = False
+    """Print JSON."""
+    quiet: bool = False
+    """No progress on stderr."""
+
+
+def run_spair(config: SimulateSpairConfig) -> int:
+    """Writes the set and says how many pairs each split has."""
+    settings = MiniSpairConfig(**{f.name: getattr(config, f.name) for f in fields(MiniSpairConfig)})
+    with progress_bars(config.quiet) as progress:
+        pairs = write_mini_spair(config.out, settings, progress)
+    if config.json:
+        print(json.dumps({"out": str(config.out), "pairs": pairs}))
+    else:
+        print(f"pairs written to {config.out}: " + ", ".join(f"{n} {split}" for split, n in pairs.items()))
     return 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from vision3d.core import UsageError, Vision3DError
 from vision3d.data.simulation.solids import Soup
@@ -58,7 +58,12 @@ def read_models(folder: str | Path, most: int = 120) -> list[Model]:
     return models
 
 
-def _entries(file: Path) -> list[dict[str, str]]:
+def read_catalogue(file: Path) -> list[tuple[dict[str, str], int]]:
+    """All entries of a catalogue in its order, each with the size of its model in bytes.
+
+    Raises:
+        Vision3DError: it cannot be read.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
             text = archive.read(_CATALOGUE).decode("latin-1")
@@ -70,11 +75,15 @@ def _entries(file: Path) -> list[dict[str, str]]:
         match = _LINE.match(line.strip())
         if match:
             table.setdefault(int(match[2]), {})[match[1]] = match[3].strip()
+    return [(entry, sizes.get(entry.get("model", "").lstrip("/"), _LARGEST)) for _, entry in sorted(table.items())]
+
+
+def _entries(file: Path) -> list[dict[str, str]]:
     return [
         entry
-        for _, entry in sorted(table.items())
+        for entry, size in read_catalogue(file)
         if entry.get("category") in _CATEGORIES
-        and sizes.get(entry.get("model", "").lstrip("/"), _LARGEST) < _LARGEST
+        and size < _LARGEST
         and "elevation" not in entry
         and "modelRotation" not in entry
         and float(entry.get("height", 0)) >= 25
@@ -83,7 +92,18 @@ def _entries(file: Path) -> list[dict[str, str]]:
 
 
 def _corners(file: Path, name: str) -> Float64[np.ndarray, "m 3 3"]:
-    """The triangles of an OBJ in the archive; polygons become fans."""
+    return read_triangles(file, name)[0]
+
+
+def read_triangles(file: Path, name: str) -> tuple[Float64[np.ndarray, "m 3 3"], Int64[np.ndarray, " m"]]:
+    """The triangles of an OBJ in the archive and their material's number; polygons become fans.
+
+    Raises:
+        Vision3DError: it cannot be read.
+    """
+    materials: dict[str, int] = {}
+    numbers_of_faces: list[int] = []
+    current = 0
     vertices: list[list[float]] = []
     faces: list[tuple[int, int, int]] = []
     try:
@@ -92,13 +112,16 @@ def _corners(file: Path, name: str) -> Float64[np.ndarray, "m 3 3"]:
         for line in text.splitlines():
             if line.startswith("v "):
                 vertices.append([float(v) for v in line.split()[1:4]])
+            elif line.startswith("usemtl "):
+                current = materials.setdefault(line[7:].strip(), len(materials))
             elif line.startswith("f "):
                 numbers = [int(word.split("/")[0]) for word in line.split()[1:]]
                 corners = [n - 1 if n > 0 else len(vertices) + n for n in numbers]
                 faces += [(corners[0], corners[k], corners[k + 1]) for k in range(1, len(corners) - 1)]
+                numbers_of_faces += [current] * (len(corners) - 2)
         out: Float64[np.ndarray, "m 3 3"] = np.array(vertices, np.float64).reshape(-1, 3)[
             np.array(faces, np.int64).reshape(-1, 3)
         ]
     except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
         raise Vision3DError(f"{file}: the model {name} cannot be read: {error}") from None
-    return out
+    return out, np.array(numbers_of_faces, np.int64)

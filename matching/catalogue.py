@@ -47,6 +47,12 @@ def _eloftr(**options: Any) -> Matcher:
     return EfficientLoFTRMatcher(**options)
 
 
+def _dkm(**options: Any) -> Matcher:
+    from vision3d.matching.dkm.matcher import DKMMatcher
+
+    return DKMMatcher(**options)
+
+
 MATCHERS: dict[str, Callable[..., Matcher]] = {
     "sift": _sift,
     "aliked-lightglue": _aliked_lightglue,
@@ -54,6 +60,7 @@ MATCHERS: dict[str, Callable[..., Matcher]] = {
     "xfeat-lighterglue": _xfeat_lighterglue,
     "xfeat-semidense": _xfeat_semidense,
     "eloftr": _eloftr,
+    "dkm": _dkm,
 }
 
 # Keys of vision3d.weights.WEIGHTS that a matcher loads.
@@ -64,6 +71,7 @@ MATCHER_WEIGHTS: dict[str, tuple[str, ...]] = {
     "xfeat-lighterglue": ("xfeat", "xfeat-lighterglue"),
     "xfeat-semidense": ("xfeat",),
     "eloftr": ("efficientloftr",),
+    "dkm": ("dkm-outdoor",),
 }
 
 

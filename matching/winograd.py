@@ -69,7 +69,7 @@ def convolve_tiles(
     out = x.new_empty(b, h, w, d) if everything else x.new_zeros(b, h, w, d)
     source, target = x.contiguous().numpy(), out.numpy()
     block = max(BLOCK, c // 2)  # wide kernels are long themselves and are read once per block
-    for part in tiles.split(block):
+    for part in torch.split(tiles, block):
         values, products = x.new_empty(POINTS, len(part), c), x.new_empty(POINTS, len(part), d)
         _to_points(source, part.numpy(), values.numpy())
         torch.bmm(values, kernel.points, out=products)

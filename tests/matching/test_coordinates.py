@@ -27,7 +27,11 @@ OPTIONS: dict[str, dict[str, object]] = {"xfeat-semidense": {"max_cells": 2048}}
 @pytest.fixture(
     scope="module",
     # Efficient LoFTR's trained weights, without which it finds nothing, are in no package.
-    params=[pytest.param(n, marks=pytest.mark.slow) if n == "disk-lightglue" else n for n in MATCHERS if n != "eloftr"],
+    params=[
+        pytest.param(n, marks=pytest.mark.slow) if n == "disk-lightglue" else n
+        for n in MATCHERS
+        if n not in ("eloftr", "dkm")
+    ],
 )
 def matcher(request: pytest.FixtureRequest) -> Matcher:
     """Each matcher whose weights are here."""

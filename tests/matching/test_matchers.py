@@ -18,7 +18,7 @@ needs_aliked = pytest.mark.skipif(not weights_on_disk("aliked-lightglue"), reaso
 
 
 # Efficient LoFTR, whose weights no package carries, has the same tests with seeded ones in test_eloftr.py.
-@pytest.fixture(scope="module", params=[name for name in MATCHERS if name != "eloftr"])
+@pytest.fixture(scope="module", params=[name for name in MATCHERS if name not in ("eloftr", "dkm")])
 def matcher(request: pytest.FixtureRequest) -> Matcher:
     if not weights_on_disk(request.param):
         pytest.skip(f"the weights of {request.param} are not on this machine")

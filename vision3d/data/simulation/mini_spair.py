@@ -55,7 +55,8 @@ def write_mini_spair(out: str | Path, config: MiniSpairConfig, progress: Progres
         raise UsageError(f"{out} is not empty: choose another folder")
     models = read_part_models(config.furniture)
     total = sum(len(m) for m in models.values()) * config.views
-    done, layout = 0, {"trn": [], "val": [], "test": []}  # type: dict[str, list[str]]
+    done = 0
+    layout: dict[str, list[str]] = {"trn": [], "val": [], "test": []}
     with atomic_directory(out) as root:
         for number, (category, found) in enumerate(models.items()):
             rng = np.random.default_rng([config.seed, number])
@@ -173,7 +174,8 @@ def _paint(
     back = cv2.resize(surface_texture(rng), (w * _RAYS, h * _RAYS)).astype(np.float64) * rng.uniform(0.4, 1.1)
     back[hit] = color
     fine = back.reshape(h, _RAYS, w, _RAYS, 3).mean((1, 3))
-    return np.clip(fine + rng.normal(0, 2, fine.shape), 0, 255).astype(np.uint8)
+    out: np.ndarray = np.clip(fine + rng.normal(0, 2, fine.shape), 0, 255).astype(np.uint8)
+    return out
 
 
 def _save(

@@ -120,4 +120,5 @@ def _find(unit: Float64[np.ndarray, "n 3"], part: Part) -> Float64[np.ndarray, "
     # Ties go to the middle of the vertices that are as far.
     best: Float64[np.ndarray, " 3"] = inside[score >= score.max() - 0.02]
     middle = best.mean(0)
-    return best[np.linalg.norm(best - middle, axis=1).argmin()]
+    nearest: Float64[np.ndarray, " 3"] = best[np.linalg.norm(best - middle, axis=1).argmin()]
+    return nearest

@@ -32,6 +32,15 @@ def test_clouds_that_do_not_register_exit_with_1(tmp_path: Path, capsys: pytest.
     assert "not register" in capsys.readouterr().err
     assert main(["register", paths[0], "--out", str(tmp_path / "out")]) == 2
     assert main(["register", *paths, "--out", str(tmp_path / "out"), "--voxel", "-1"]) == 2
+    np.save(tmp_path / "empty.npy", np.zeros((0, 3)))
+    np.save(tmp_path / "nan.npy", np.full((9, 3), np.nan))
+    for name in ("empty", "nan"):
+        capsys.readouterr()
+        out = tmp_path / f"out of {name}"
+        assert main(["register", str(tmp_path / f"{name}.npy"), paths[1], "--out", str(out), "--json"]) == 1
+        verdict = json.loads(capsys.readouterr().out)
+        assert verdict["registered"] is False and verdict["reason"] == "a cloud has no points"
+        assert (out / "after.png").stat().st_size > 1000
     learned = ["register", *paths, "--out", str(tmp_path / "out"), "--features"]
     capsys.readouterr()
     assert main([*learned, "fcgf-3dmatch-5cm"]) == 2

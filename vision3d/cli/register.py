@@ -54,7 +54,7 @@ def run(arguments: RegisterArguments) -> int:
 
     voxel = _check(arguments)
     features, votes = read_networks(arguments.features, arguments.votes)
-    clouds = [_read(read_scan(path, invalid="drop"), path) for path in arguments.clouds]
+    clouds = [_read(read_scan(path, invalid="drop, even all"), path) for path in arguments.clouds]
     config = RegisterConfig(voxel=voxel, seed=arguments.seed)
     start = time.perf_counter()
     summary: dict[str, Any]

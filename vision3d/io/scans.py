@@ -15,7 +15,7 @@ from vision3d.io.pcd import read_pcd
 from vision3d.io.ply_table import read_vertices
 
 SCAN_EXTENSIONS = (".bin", ".ply", ".pcd", ".las", ".npy")
-Invalid = Literal["error", "drop"]
+Invalid = Literal["error", "drop", "drop, even all"]
 _INTENSITY = ("intensity", "reflectance", "reflectivity", "remission", "i", "scalar_intensity")
 
 
@@ -27,7 +27,7 @@ def read_scan(path: str | Path, invalid: Invalid = "error", frame: str = "lidar"
     precision. .npy: a table of 3 columns or more, the fourth is the intensity.
 
     invalid: what to do with points that have a NaN or infinite coordinate or intensity, as PCD uses for missing
-    returns: an error, or leave them out.
+    returns: an error, or leave them out. "drop, even all" gives an empty cloud where no valid point is left.
 
     Raises:
         Vision3DError: missing, damaged, cut off, of another kind, without (valid) points, or with invalid ones.
@@ -46,7 +46,7 @@ def read_scan(path: str | Path, invalid: Invalid = "error", frame: str = "lidar"
     else:
         hint = " (decompress it to .las first, for example with laszip)" if suffix == ".laz" else ""
         raise Vision3DError(f"{path}: a scan is one of {', '.join(SCAN_EXTENSIONS)}, not {suffix or 'this'}{hint}")
-    if not len(points):
+    if not len(points) and invalid != "drop, even all":
         raise Vision3DError(f"{path} holds no points")
     valid = np.isfinite(points).all(1)
     if intensity is not None:
@@ -57,7 +57,7 @@ def read_scan(path: str | Path, invalid: Invalid = "error", frame: str = "lidar"
             raise Vision3DError(
                 f"{path}: {bad} of {len(valid)} points are NaN or infinite, the first is {_first(valid)}"
             )
-        if bad == len(valid):
+        if bad == len(valid) and invalid == "drop":
             raise Vision3DError(f"{path}: all {bad} points are NaN or infinite")
         points, intensity = points[valid], None if intensity is None else intensity[valid]
     features = None if intensity is None else torch.from_numpy(np.array(intensity, np.float32)[:, None])

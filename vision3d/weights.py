@@ -127,7 +127,7 @@ WEIGHTS: dict[str, WeightsFile] = {
     "dkm-indoor": WeightsFile(
         filename="DKMv3_indoor.pth",
         sha256=None,
-        licence="MIT, Edstedt et al., DKM v3 (trained on ScanNet, whose terms of use apply to the data)",
+        licence="not stated (MIT is for weights of MegaDepth alone), Edstedt et al., DKM v3 (trained on ScanNet)",
         url=f"{_DKM}/DKMv3_indoor.pth",
     ),
 }

@@ -40,7 +40,7 @@ def test_equals_the_authors_network(net: DKM, second_pass: bool) -> None:
         true_warp, true_certainty = (torch.from_numpy(stored[f"{kind}_{name}"]) for name in ("warp", "certainty"))
     size = warp.new_tensor([warp.shape[2] / 2, warp.shape[1] / 2])
     assert ((warp[:, ::3, ::3] - true_warp).abs() * size).max() < 0.01
-    assert (certainty[:, ::3, ::3] - true_certainty).abs().max() < 1e-4
+    assert (certainty[:, ::3, ::3] - true_certainty).abs().max() < 1e-3  # 9e-5 on one thread, 2e-4 on two: rounding
     assert true_certainty.max() > 0.8 and (true_warp.abs() < 1).all(-1).any()
 
 

@@ -1,44 +1,46 @@
-"""Reads .npz files whose arrays hold Python objects (the indices of MegaDepth are such) without running what they say.
+"""Reads .npz files whose arrays hold Python objects (the indices of MegaDepth are such) without unpickling them.
 
-Such arrays are pickles. The reader admits what NumPy itself writes for arrays, dtypes and scalars beside plain lists,
-tuples, dicts, numbers and strings, and refuses every other name.
+Such arrays are written as pickles, programs for a small machine. Here their instructions are only walked over: those
+that stack plain values are followed, and of those that name a function only the ones with which NumPy writes arrays,
+dtypes and scalars are understood; what they mean is built here. Nothing is imported or called by name. The instructions
+are described in Python's module pickletools.
 """
 
 from __future__ import annotations
 
 import io
-import pickle  # noqa: TID251  # with a list of what it may make
+import math
+import pickletools
 import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from vision3d.errors import Vision3DError
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """How protocol 2 writes bytes: as text in Latin-1, and nothing else."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"text in {encoding}")
-    return text.encode("latin-1")
+class _RefusedError(Exception):
+    """The instructions ask for more than arrays and plain values."""
 
 
-_ADMITTED: dict[str, Any] = {
-    "multiarray._reconstruct": np.empty(0).__reduce__()[0],
-    "multiarray.scalar": np.float64(0).__reduce__()[0],
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    "_codecs.encode": _latin1,
-}
+@dataclass
+class _Made:
+    """An array or dtype whose state comes later, or a name that may be called."""
+
+    kind: str
+    value: Any = None
 
 
-class _Restricted(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        known = f"{module.removeprefix('numpy.core.').removeprefix('numpy._core.')}.{name}"
-        if known not in _ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return _ADMITTED[known]
+_NAMES = {"multiarray._reconstruct": "array", "numpy.dtype": "dtype", "multiarray.scalar": "scalar",
+          "numpy.ndarray": "type", "_codecs.encode": "bytes"}  # fmt: skip
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict}
+_NOTHING = {"PROTO", "FRAME", "STOP"}
+_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "INT", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+           "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}  # fmt: skip
+_MARK = object()
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -55,9 +57,9 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
                 arrays[name.removesuffix(".npy")] = _array(archive.read(name))
     except FileNotFoundError:
         raise Vision3DError(f"{path} does not exist") from None
-    except pickle.UnpicklingError as error:
+    except _RefusedError as error:
         raise Vision3DError(f"{path} holds more than arrays and is not read: {error}") from None
-    except Exception as error:  # a damaged pickle or zip raises whatever its bytes lead to
+    except Exception as error:  # damaged bytes raise whatever they lead to
         raise Vision3DError(f"{path} is damaged or no .npz file: {type(error).__name__}: {error}") from None
     return arrays
 
@@ -70,7 +72,124 @@ def _array(data: bytes) -> np.ndarray:
     if not dtype.hasobject:
         made: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
         return made
-    made = _Restricted(stream).load()
-    if not isinstance(made, np.ndarray):
-        raise pickle.UnpicklingError(f"a {type(made).__name__} where an array should be")
-    return made
+    found = _plain(_Walk().over(stream.read()))
+    if not isinstance(found, np.ndarray):
+        raise _RefusedError(f"a {type(found).__name__} where an array should be")
+    return found
+
+
+@dataclass
+class _Walk:
+    """The values stacked so far, and those kept by number."""
+
+    stack: list[Any] = field(default_factory=list)
+    kept: dict[int, Any] = field(default_factory=dict)
+
+    def over(self, data: bytes) -> Any:
+        """What the instructions leave."""
+        for instruction, argument, _ in pickletools.genops(data):
+            self._follow(instruction.name, argument)
+        return self.stack.pop()
+
+    def _follow(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        if name in _VALUES:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            stack.append(_EMPTY[name]())
+        elif name == "EMPTY_TUPLE":
+            stack.append(())
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            stack[-count:] = [tuple(stack[-count:])]
+        elif name == "TUPLE":
+            stack.append(tuple(self._to_mark()))
+        elif name in ("APPEND", "APPENDS"):
+            items = self._to_mark() if name == "APPENDS" else [stack.pop()]
+            stack[-1].extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            items = self._to_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        elif name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
+            self.kept[len(self.kept) if name == "MEMOIZE" else argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(self.kept[argument])
+        elif name == "GLOBAL":
+            stack.append(_named(*argument.split(" ")))
+        elif name == "STACK_GLOBAL":
+            stack[-2:] = [_named(*stack[-2:])]
+        elif name == "REDUCE":
+            stack[-2:] = [_called(*stack[-2:])]
+        elif name == "BUILD":
+            state = stack.pop()
+            _finish(stack[-1], state)
+        elif name not in _NOTHING:
+            raise _RefusedError(f"it asks for {name}")
+
+    def _to_mark(self) -> list[Any]:
+        at = max(i for i, value in enumerate(self.stack) if value is _MARK)
+        items = self.stack[at + 1 :]
+        del self.stack[at:]
+        return items
+
+
+def _named(module: str, name: str) -> _Made:
+    known = f"{module.removeprefix('numpy.core.').removeprefix('numpy._core.')}.{name}"
+    if known not in _NAMES:
+        raise _RefusedError(f"it asks for {module}.{name}")
+    return _Made("name", _NAMES[known])
+
+
+def _called(function: Any, arguments: Any) -> Any:
+    what = function.value if isinstance(function, _Made) and function.kind == "name" else None
+    if what == "array":
+        return _Made("array")
+    if what == "dtype":
+        return _Made("dtype", np.dtype(str(arguments[0])))
+    if what == "scalar":
+        dtype = _plain(arguments[0])
+        if dtype.hasobject:
+            raise _RefusedError("a scalar that is an object")
+        return np.frombuffer(arguments[1], dtype, 1)[0]
+    if what == "bytes" and arguments[1] == "latin1":  # how protocol 2 writes bytes
+        return arguments[0].encode("latin-1")
+    raise _RefusedError("it calls what is no array, dtype, scalar or text")
+
+
+def _finish(made: Any, state: Any) -> None:
+    """Gives an array its values, a dtype its byte order."""
+    if not isinstance(made, _Made) or made.kind == "name":
+        raise _RefusedError("it sets the state of what is no array or dtype")
+    if made.kind == "dtype":
+        if state[1] in "<>":
+            made.value = made.value.newbyteorder(state[1])
+        return
+    _, shape, dtype, fortran, values = state
+    dtype = _plain(dtype)
+    order: Literal["F", "C"] = "F" if fortran else "C"
+    if dtype.hasobject:
+        if len(values) != math.prod(shape):
+            raise ValueError(f"{len(values)} values for an array of shape {shape}")
+        flat = np.empty(len(values), object)
+        for i, value in enumerate(values):
+            flat[i] = _plain(value)
+        made.value = flat.reshape(shape, order=order)
+    else:
+        made.value = np.frombuffer(values, dtype).reshape(shape, order=order).copy()
+
+
+def _plain(value: Any) -> Any:
+    """With arrays and dtypes in the places that were kept for them."""
+    if isinstance(value, _Made):
+        if value.kind == "name" or value.value is None:
+            raise _RefusedError("a name or an unfinished array among the values")
+        return value.value
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,1 @@
+"""Semantic correspondence: the same part of different things of one category."""

@@ -73,6 +73,17 @@ class RunFolder:
                 path.unlink(missing_ok=True)
         atomic_write_text(mark, text)
 
+    def once(self, name: str, key: dict[str, object], results: Sequence[str], build: Callable[[], None]) -> None:
+        """Lets `build` write results at the top, unless an earlier run with the same key did and they are there."""
+        text = hashlib.sha256(json.dumps(key, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        mark = self.stages / f"{name}.made"
+        there = all((self.path / result).exists() for result in results)
+        if there and mark.is_file() and mark.read_text(encoding="utf-8") == text:
+            return
+        mark.unlink(missing_ok=True)
+        build()
+        atomic_write_text(mark, text)
+
 
 @contextmanager
 def open_run(path: Path) -> Iterator[RunFolder]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vision3d.core import Mesh, Progress, RigidTransform, Scene, Surfels, UsageError, View, Vision3DError
+from vision3d.core import DepthView, Mesh, Progress, RigidTransform, Scene, Surfels, UsageError, View, Vision3DError
 from vision3d.data.photos import PhotoInfo
 from vision3d.geometry.similarity import align_poses
-from vision3d.io.mesh import write_mesh_glb, write_mesh_ply
+from vision3d.io.mesh import read_mesh_ply, write_mesh_glb, write_mesh_ply
 from vision3d.io.surfels_ply import write_surfels
 from vision3d.recon.dense_init import DenseInit, DenseInitConfig, initialise_surfels
 from vision3d.recon.fit_config import FitConfig, FitResult
@@ -23,6 +24,8 @@ from vision3d.recon.renders import RenderedPhoto, render_photos, write_renders
 from vision3d.recon.run_folder import RunFolder
 from vision3d.recon.view_matches import matches_from_tracks
 from vision3d.recon.views import load_views
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,18 +112,15 @@ def build_surface(
     poses = _all_poses(scene, views, fit)
     with timed("renders"):
         rendered = render_photos(fit, views, poses, held_out, progress)
-        write_renders(folder.path / "renders", rendered)
-        write_orbit(folder.path / "orbit.mp4", fit, views, poses, progress)
+        folder.once("renders", fit_key, ["renders"], lambda: write_renders(folder.path / "renders", rendered))
+        orbit = folder.path / "orbit.mp4"
+        folder.once("orbit", fit_key, ["orbit.mp4"], lambda: write_orbit(orbit, fit, views, poses, progress))
     mesh, warnings = None, []
     if settings.until_mesh:
         with timed("mesh"):
             depths = [photo.depth for photo in rendered if photo.depth.name not in held_out]
-            mesh = fuse_depths(depths, settings.mesh, progress)
-            if len(mesh.faces):
-                write_mesh_ply(folder.path / "mesh.ply", mesh)
-                write_mesh_glb(folder.path / "mesh.glb", mesh, scene)
-            else:
-                mesh = None
+            mesh = _mesh(folder, fit_key | {"mesh": asdict(settings.mesh)}, depths, settings.mesh, scene, progress)
+            if mesh is None:
                 warnings.append("the surfels show no surface that could be fused: there is no mesh")
     return Surface(
         fit=fit,
@@ -131,6 +131,33 @@ def build_surface(
         started=len(start),
         warnings=tuple(warnings),
     )
+
+
+def _mesh(
+    folder: RunFolder,
+    key: dict[str, object],
+    depths: Sequence[DepthView],
+    config: MeshConfig,
+    scene: Scene,
+    progress: Progress,
+) -> Mesh | None:
+    """mesh.ply of an earlier run with the same key, else made and written now; None where nothing was seen."""
+    made: list[Mesh] = []
+
+    def build() -> None:
+        made.append(fuse_depths(depths, config, progress))
+        if len(made[0].faces):
+            write_mesh_ply(folder.path / "mesh.ply", made[0])
+            write_mesh_glb(folder.path / "mesh.glb", made[0], scene)
+
+    folder.once("mesh", key, ["mesh.ply", "mesh.glb"], build)
+    if not made:
+        try:
+            return read_mesh_ply(folder.path / "mesh.ply")
+        except Vision3DError as error:  # damaged since
+            log.warning("%s: it is made again", error)
+            build()
+    return made[0] if len(made[0].faces) else None
 
 
 def held_out_photos(names: Sequence[str], every: int | None) -> frozenset[str]:

@@ -70,3 +70,19 @@ def test_a_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     assert clouds[0].shape == clouds[1].shape
     np.testing.assert_allclose(clouds[0], clouds[1], atol=1e-4)
     assert not [path for path in killed.rglob("*") if path.name.endswith((".tmp", ".old"))]
+
+
+def test_a_run_that_is_told_to_end_says_no_more(tmp_path: Path) -> None:
+    """SIGTERM ends it as any program: pycolmap's logging would print a native trace."""
+    room_corner(tmp_path / "photos", 3)
+    process = _start(tmp_path / "photos", tmp_path / "out")
+    assert process.stderr is not None
+    seen = ""
+    while "features" not in seen:  # pycolmap is imported by then
+        character = process.stderr.read(1)
+        assert character, seen
+        seen += character
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+    assert "***" not in rest and "PC:" not in rest, rest

@@ -69,11 +69,25 @@ def test_the_mesh_is_the_room(run):
 def test_a_second_call_reuses_everything(run, capsys):
     photos, out = run
     before = (out / "surfels.ply").read_bytes()
+    made = {path: path.stat().st_mtime_ns for path in (out / "renders", out / "orbit.mp4", out / "mesh.ply")}
+    report = (out / "report.html").stat().st_size
     argv = ["reconstruct", str(photos), "--out", str(out), "--holdout", "3", *QUICK, "--json"]
     assert main(argv) == 0
     again = json.loads(capsys.readouterr().out)
     assert (out / "surfels.ply").read_bytes() == before
     assert again["timings_s"]["surfels"] < 1.0
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+    assert abs((out / "report.html").stat().st_size / report - 1) < 0.02  # the mesh that was read shows the same
+
+
+def test_results_that_were_lost_or_damaged_are_made_again(run):
+    photos, out = run
+    mesh = read_mesh_ply(out / "mesh.ply")
+    (out / "orbit.mp4").unlink()
+    (out / "mesh.ply").write_bytes((out / "mesh.ply").read_bytes()[:1000])
+    assert main(["reconstruct", str(photos), "--out", str(out), "--holdout", "3", *QUICK]) == 0
+    assert (out / "orbit.mp4").stat().st_size > 1000
+    assert torch.equal(read_mesh_ply(out / "mesh.ply").faces, mesh.faces)
 
 
 def test_until_surfels_leaves_the_mesh_out(run, tmp_path, capsys):

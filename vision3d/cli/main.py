@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from vision3d import __version__
@@ -159,6 +161,9 @@ def _dispatch(argv: Sequence[str]) -> int:
     from vision3d.config import parse
 
     module = importlib.import_module(module_name)
+    if threading.current_thread() is threading.main_thread():
+        # pycolmap's logging takes SIGTERM when it is imported, to print a native trace: it goes back to who had it.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     if not config_name:
         return int(getattr(module, function)(argv[len(words) :]))
     config = parse(getattr(module, config_name), argv[len(words) :], prog=f"vision3d {' '.join(words)}", text=text)

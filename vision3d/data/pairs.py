@@ -115,7 +115,7 @@ def read_pairs(folder: str | Path) -> list[ImagePair]:
 def _pairs_in(folder: Path, root: Path) -> Iterator[ImagePair]:
     name = folder.resolve().name if folder == root else folder.relative_to(root).as_posix()
     if (folder / "gt.json").is_file():
-        path0, path1 = _photo(folder, "0"), _photo(folder, "1")
+        path0, path1 = find_photo(folder, "0"), find_photo(folder, "1")
         yield ImagePair(name, path0, path1, _truth(folder / "gt.json", path0, path1))
     elif (folder / "homographies.json").is_file():
         path = folder / "homographies.json"
@@ -127,13 +127,24 @@ def _pairs_in(folder: Path, root: Path) -> Iterator[ImagePair]:
                 raise Vision3DError(f'{path}: keys of "H" are like "1_2", got {key!r}')
             h = read_matrix(f"{path}, {key}", table[key], ((3, 3),))
             first, second = key.split("_")
-            yield ImagePair(f"{name}/{key}", _photo(folder, first), _photo(folder, second), _homography(h))
+            yield ImagePair(f"{name}/{key}", find_photo(folder, first), find_photo(folder, second), _homography(h))
     else:
         for path in sorted(folder.glob("H_1_[2-9]"), key=lambda p: natural_key(p.name)):
-            rows = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
-            h = read_matrix(str(path), _numbers(rows), ((3, 3),))
             second = path.name[-1]
-            yield ImagePair(f"{name}/1_{second}", _photo(folder, "1"), _photo(folder, second), _homography(h))
+            truth = read_hpatches_homography(path)
+            yield ImagePair(f"{name}/1_{second}", find_photo(folder, "1"), find_photo(folder, second), truth)
+
+
+def read_hpatches_homography(path: Path) -> HomographyTruth:
+    """A text file of HPatches with three rows of three numbers. Vision3DError: there is none, or it holds others."""
+    try:
+        rows = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError as error:
+        raise Vision3DError(f"cannot read the homography {path}: {error.strerror or error}") from None
+    h = read_matrix(str(path), _numbers(rows), ((3, 3),))
+    if not abs(float(torch.linalg.det(h))) > 0:
+        raise Vision3DError(f"{path}: the matrix has no inverse, so it is no homography")
+    return _homography(h)
 
 
 def _truth(path: Path, path0: Path, path1: Path) -> Truth:
@@ -161,7 +172,8 @@ def _camera(path: Path, key: str, content: dict[str, Any], photo: Path) -> Camer
     return Camera.from_matrix(*header.size, k)
 
 
-def _photo(folder: Path, stem: str) -> Path:
+def find_photo(folder: Path, stem: str) -> Path:
+    """The photo of that name with any ending. Vision3DError: none."""
     for path in sorted(folder.glob(f"{stem}.*")):
         if path.suffix.lower() in PHOTO_EXTENSIONS:
             return path

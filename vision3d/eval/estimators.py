@@ -24,6 +24,7 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 MAX_ITERATIONS = 10_000
 CONFIDENCE = 0.9999
+FAR = 1e9  # baselines up to which a point counts as in front of the cameras; OpenCV's 50 drops distant scenes
 MINIMUM = {"homography": 4, "fundamental": 8, "relative_pose": 6}  # matches below which there is no estimate
 
 
@@ -41,9 +42,9 @@ class Estimator:
     relative_pose: Callable[[Points, Points, Matrix, Matrix, float, int], RigidTransform | None]
 
 
-def _poselib() -> Estimator:
+def _poselib(confidence: float) -> Estimator:
     def options(name: str, threshold_px: float, seed: int) -> dict[str, object]:
-        return {name: threshold_px, "max_iterations": MAX_ITERATIONS, "success_prob": CONFIDENCE, "seed": seed}
+        return {name: threshold_px, "max_iterations": MAX_ITERATIONS, "success_prob": confidence, "seed": seed}
 
     def homography(points0: Points, points1: Points, threshold_px: float, seed: int) -> Matrix | None:
         if len(points0) < MINIMUM["homography"]:
@@ -84,13 +85,13 @@ def _poselib() -> Estimator:
     return Estimator("PoseLib LO-RANSAC", homography, fundamental, relative_pose)
 
 
-def _opencv(method: int, title: str) -> Estimator:
+def _opencv(method: int, title: str, confidence: float) -> Estimator:
     def homography(points0: Points, points1: Points, threshold_px: float, seed: int) -> Matrix | None:
         if len(points0) < MINIMUM["homography"]:
             return None
         pairs = _shuffled(points0, points1, seed)
         try:
-            matrix, _ = cv2.findHomography(*pairs, method, threshold_px, maxIters=MAX_ITERATIONS, confidence=CONFIDENCE)
+            matrix, _ = cv2.findHomography(*pairs, method, threshold_px, maxIters=MAX_ITERATIONS, confidence=confidence)
         except cv2.error:  # USAC raises on degenerate samples
             return None
         return _matrix(matrix)
@@ -100,7 +101,7 @@ def _opencv(method: int, title: str) -> Estimator:
             return None
         pairs = _shuffled(points0, points1, seed)
         try:
-            matrix, _ = cv2.findFundamentalMat(*pairs, method, threshold_px, CONFIDENCE, MAX_ITERATIONS)
+            matrix, _ = cv2.findFundamentalMat(*pairs, method, threshold_px, confidence, MAX_ITERATIONS)
         except cv2.error:
             return None
         return _matrix(matrix)
@@ -115,10 +116,10 @@ def _opencv(method: int, title: str) -> Estimator:
         threshold = threshold_px / (float(k0[0, 0] + k0[1, 1] + k1[0, 0] + k1[1, 1]) / 4)
         eye = np.eye(3)
         try:
-            matrix, mask = cv2.findEssentialMat(*rays, eye, method, CONFIDENCE, threshold, MAX_ITERATIONS)
+            matrix, mask = cv2.findEssentialMat(*rays, eye, method, confidence, threshold, MAX_ITERATIONS)
             if matrix is None or matrix.shape != (3, 3):
                 return None
-            in_front, rotation, translation, _ = cv2.recoverPose(matrix, *rays, eye, mask=mask)
+            in_front, rotation, translation, *_ = cv2.recoverPose(matrix, *rays, eye, distanceThresh=FAR, mask=mask)
         except cv2.error:
             return None
         if in_front == 0:
@@ -145,8 +146,13 @@ def _normalized(points: Points, k: Matrix) -> Points:
     return (points - k[:2, 2]) / torch.stack([k[0, 0], k[1, 1]])
 
 
-ESTIMATORS: dict[str, Estimator] = {
-    "poselib": _poselib(),
-    "opencv-magsac": _opencv(cv2.USAC_MAGSAC, "OpenCV MAGSAC++"),
-    "opencv-ransac": _opencv(cv2.RANSAC, "OpenCV RANSAC"),
-}
+def make_estimators(confidence: float = CONFIDENCE) -> dict[str, Estimator]:
+    """The estimators by name, for a probability of having seen a sample without outliers."""
+    return {
+        "poselib": _poselib(confidence),
+        "opencv-magsac": _opencv(cv2.USAC_MAGSAC, "OpenCV MAGSAC++", confidence),
+        "opencv-ransac": _opencv(cv2.RANSAC, "OpenCV RANSAC", confidence),
+    }
+
+
+ESTIMATORS = make_estimators()

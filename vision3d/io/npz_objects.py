@@ -1,6 +1,7 @@
 """Reads .npz files whose arrays hold Python objects (the indices of MegaDepth are such) without unpickling them.
 
-Such arrays are written as pickles, programs for a small machine. Here their instructions are only walked over: those
+Such arrays are written as pickles, programs for a small machine; the indices of MegaDepth-1500 are one pickle each, of
+a dictionary of arrays and lists, under the name of an .npz file. Here their instructions are only walked over: those
 that stack plain values are followed, and of those that name a function only the ones with which NumPy writes arrays,
 dtypes and scalars are understood; what they mean is built here. Nothing is imported or called by name. The instructions
 are described in Python's module pickletools.
@@ -52,6 +53,9 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     arrays = {}
     try:
+        with path.open("rb") as stream:
+            if stream.read(1) == b"\x80":  # how a pickle begins
+                return _bare(b"\x80" + stream.read())
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 arrays[name.removesuffix(".npy")] = _array(archive.read(name))
@@ -62,6 +66,20 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     except Exception as error:  # damaged bytes raise whatever they lead to
         raise Vision3DError(f"{path} is damaged or no .npz file: {type(error).__name__}: {error}") from None
     return arrays
+
+
+def _bare(data: bytes) -> dict[str, np.ndarray]:
+    found = _plain(_Walk().over(data))
+    if not isinstance(found, dict) or not all(isinstance(value, np.ndarray | list) for value in found.values()):
+        raise _RefusedError("it is no dictionary of arrays and lists")
+    return {str(name): value if isinstance(value, np.ndarray) else _listed(value) for name, value in found.items()}
+
+
+def _listed(values: list[Any]) -> np.ndarray:
+    array = np.empty(len(values), object)
+    for i, value in enumerate(values):
+        array[i] = value
+    return array
 
 
 def _array(data: bytes) -> np.ndarray:

@@ -18,10 +18,11 @@ from vision3d.core import Image
 @dataclass(frozen=True, slots=True)
 class DenseFeatures:
     """A grid of features over a whole picture. grid: unit vectors along c; image_size: (width, height) px of the
-    original."""
+    original. mirrored: the grid of the picture's mirror image (left and right swapped), where the matcher wants it."""
 
     grid: Float[Tensor, "c h w"]
     image_size: tuple[int, int]
+    mirrored: Float[Tensor, "c h w"] | None = None
 
     def to_cells(self, points: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
         """px of the original to (column, row); a cell's centre is at whole numbers."""

@@ -107,8 +107,8 @@ class EfficientNetLite0(nn.Module):
     def stages(self, rgb: Float[Tensor, "b 3 h w"], last: int = 8) -> dict[int, Float[Tensor, "b _ _ _"]]:
         """Maps of the stages 2 to `last` (table 1's numbers) at STRIDES with CHANNELS; rgb in [0, 1].
 
-        With sides that are multiples of a stride s, its cell i sees the picture around s (i + 1) - 0.5 px, half a cell
-        below and right of the cell's middle: TensorFlow pads at the far side only.
+        TensorFlow's padding at the far side moves the middle of what a cell can see by half a cell, but not what it
+        responds to: against mirrored pictures, stages 4 to 8 lie within 2 px (0.13 cells) of their cells' middle.
         """
         x = ((rgb * 255 - 127) / 128).contiguous(memory_format=torch.channels_last)
         x = F.relu6(self.stem(x), inplace=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vision3d.errors import UsageError
@@ -47,10 +48,10 @@ def _eloftr(**options: Any) -> Matcher:
     return EfficientLoFTRMatcher(**options)
 
 
-def _dkm(**options: Any) -> Matcher:
+def _dkm(*, max_size: int | None = None, **options: Any) -> Matcher:
     from vision3d.matching.dkm.matcher import DKMMatcher
 
-    return DKMMatcher(**options)
+    return DKMMatcher(**options)  # whatever size photos are loaded at, it resizes them to its setting's
 
 
 MATCHERS: dict[str, Callable[..., Matcher]] = {
@@ -74,6 +75,9 @@ MATCHER_WEIGHTS: dict[str, tuple[str, ...]] = {
     "dkm": ("dkm-outdoor",),
 }
 
+# Matchers that a file of weights can be given to.
+TAKE_WEIGHTS = ("eloftr", "dkm")
+
 
 def make_matcher(name: str, **options: Any) -> Matcher:
     """The matcher called `name` (a key of MATCHERS) with its constructor's keyword options.
@@ -92,3 +96,25 @@ def weights_on_disk(name: str) -> bool:
     if name not in MATCHER_WEIGHTS:
         raise UsageError(f"no matcher is called {name!r}; known: {', '.join(MATCHERS)}")
     return all(find_weights(weights) is not None for weights in MATCHER_WEIGHTS[name])
+
+
+def weights_options(names: Sequence[str], weights: Path | None) -> dict[str, dict[str, Any]]:
+    """Per matcher, the constructor's options that give a weights file to the one among `names` that takes one.
+
+    Efficient LoFTR's compact network is known by its weights. UsageError: no file there, or none or two of the matchers
+    take one. Vision3DError: the file cannot be read.
+    """
+    options: dict[str, dict[str, Any]] = {name: {} for name in names}
+    if weights is None:
+        return options
+    takers = [name for name in names if name in TAKE_WEIGHTS]
+    if len(takers) != 1:
+        raise UsageError(f"a weights file belongs to one of {', '.join(TAKE_WEIGHTS)}, asked for: {', '.join(names)}")
+    if not weights.is_file():
+        raise UsageError(f"the weights file {weights} does not exist")
+    options[takers[0]]["weights"] = weights
+    if takers[0] == "eloftr":
+        from vision3d.matching.eloftr.checkpoint import is_compact
+
+        options["eloftr"]["compact"] = is_compact(weights)
+    return options

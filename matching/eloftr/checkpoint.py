@@ -59,6 +59,15 @@ def load_eloftr(path: Path | None, config: EfficientLoFTRConfig) -> EfficientLoF
     return build_eloftr(load_weights("efficientloftr", path), source, config).fuse()
 
 
+def is_compact(path: Path) -> bool:
+    """Whether a file holds the compact network, by its first block's width. Errors as `load_weights`."""
+    state = _authors_names(load_weights("efficientloftr", path))
+    firsts = [
+        value for name, value in state.items() if re.match(r"backbone\.layer0\.rbr_(dense\.conv|reparam)\.weight", name)
+    ]
+    return bool(firsts) and firsts[0].shape[0] == EfficientLoFTRConfig.compact().widths[0]
+
+
 def _authors_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = {name: re.sub(r"^(state_dict\.)?(matcher\.)?", "", name) for name in state}
     if any(".blocks." in name for name in names.values()):

@@ -35,6 +35,8 @@ class EvaluatePairsConfig:
     """Folder for the matches (one npz per pair, reused on a re-run) and report.json."""
     matchers: tuple[str, ...] = ()
     """Names of matchers (default: all whose weights are on this machine)."""
+    weights: Path | None = None
+    """Weights file of eloftr or dkm, whichever is among the matchers; default: the published ones."""
     max_size: int | None = None
     """Longer side in px at which photos are matched (default: each matcher's own)."""
     estimators: tuple[str, ...] = ("poselib", "opencv-magsac")
@@ -100,6 +102,7 @@ def run_pairs(config: EvaluatePairsConfig) -> int:
             matchers,
             protocol,
             max_size=config.max_size,
+            weights=config.weights,
             stereo=config.stereo,
             progress=progress,
         )

@@ -47,6 +47,24 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run_surface",
         "accuracy of a result's mesh against a true mesh or depth maps",
     ),
+    ("evaluate", "hpatches"): (
+        "vision3d.cli.evaluate_matching",
+        "EvaluateHpatchesConfig",
+        "run_hpatches",
+        "matchers on HPatches: matching accuracy, homographies",
+    ),
+    ("evaluate", "megadepth1500"): (
+        "vision3d.cli.evaluate_matching",
+        "EvaluateMegadepthConfig",
+        "run_megadepth",
+        "matchers on MegaDepth-1500: relative poses",
+    ),
+    ("evaluate", "scannet1500"): (
+        "vision3d.cli.evaluate_matching",
+        "EvaluateScannetConfig",
+        "run_scannet",
+        "matchers on ScanNet-1500: relative poses",
+    ),
     ("evaluate", "kitti-object"): (
         "vision3d.cli.evaluate_kitti",
         "EvaluateKittiObjectConfig",

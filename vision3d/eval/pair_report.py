@@ -8,12 +8,12 @@ from pathlib import Path
 
 from vision3d.core import Progress, silent
 from vision3d.errors import UsageError
-from vision3d.eval.pair_matches import load_matches, save_matches
+from vision3d.eval.pair_matches import file_digest, load_matches, save_matches
 from vision3d.eval.pair_sets import find_pairs, motorcycle_pair
 from vision3d.eval.pairs import PairProtocol, PairResult, evaluate_pair, published_auc, summarize
 from vision3d.eval.tables import Table
 from vision3d.io.atomic import atomic_write_json
-from vision3d.matching.catalogue import make_matcher
+from vision3d.matching.catalogue import make_matcher, weights_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,14 @@ def evaluate_pairs(
     protocol: PairProtocol,
     *,
     max_size: int | None = None,
+    weights: Path | None = None,
     stereo: bool = True,
     progress: Progress = silent,
 ) -> PairReport:
     """Runs the named matchers on all pairs below `data`, writes OUT/matches/MATCHER/PAIR.npz and OUT/report.json.
 
-    stereo: adds scikit-image's Motorcycle pair. A re-run keeps the matches that fit photos and settings.
+    weights: a file for the matcher among them that takes one. stereo: adds scikit-image's Motorcycle pair. A re-run
+    keeps the matches that fit photos and settings.
 
     Raises:
         UsageError: no matcher, an unknown one, or no pairs.
@@ -61,13 +63,15 @@ def evaluate_pairs(
         raise UsageError("--matchers takes one or more different names")
     if max_size is not None and max_size < 32:
         raise UsageError(f"--max-size is in px and at least 32, got {max_size}")
+    options = weights_options(matchers, weights)
     pairs = find_pairs(data) + ([motorcycle_pair()] if stereo else [])
     sizes: dict[str, int] = {}
     results: list[PairResult] = []
     for name in matchers:
-        matcher = make_matcher(name)
+        matcher = make_matcher(name, **options[name])
         sizes[name] = matcher.max_size if max_size is None else max_size
-        save_matches(pairs, matcher, out / "matches" / name, max_size, progress)
+        digest = file_digest(weights) if weights is not None and options[name] else ""
+        save_matches(pairs, matcher, out / "matches" / name, max_size, progress, digest)
     for done, name in enumerate(matchers):
         progress("metrics", done, len(matchers))
         for pair in pairs:

@@ -91,6 +91,12 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run_kitti_odometry",
         "registration of LiDAR scans 10 m apart",
     ),
+    ("evaluate", "spair71k"): (
+        "vision3d.cli.evaluate_semantic",
+        "EvaluateSpairConfig",
+        "run_spair",
+        "semantic correspondence on SPair-71k by any of its protocols",
+    ),
     ("bench", "reconstruct"): (
         "vision3d.bench.reconstruct",
         "BenchReconstructConfig",

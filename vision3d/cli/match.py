@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from vision3d.errors import UsageError
 
 if TYPE_CHECKING:
-    from vision3d.core import Image
+    from vision3d.core import Correspondences, Image
     from vision3d.matching.two_photos import TwoPhotoMatches
 
 FILES = ("matches.npz", "matches.json", "matches.png")
@@ -34,7 +34,8 @@ class MatchConfig:
     """Folder for the results; new, empty, or that of an earlier match."""
     matcher: str = "auto"
     """sift, aliked-lightglue, disk-lightglue, xfeat-lighterglue or xfeat-semidense; auto: SIFT, then ALIKED if that
-    finds little and its weights are on this machine."""
+    finds little and its weights are on this machine. semantic:NAME: the same parts of different things, without
+    geometry; NAME as in `evaluate spair71k`, e.g. semantic:efficientnet-lite0."""
     max_size: int | None = None
     """Longer side in px at which photos are matched (default: the matcher's own)."""
     threshold_px: float = 2.0
@@ -66,7 +67,16 @@ def match_photos(config: MatchConfig) -> MatchResult:
     UsageError for an unknown matcher or an output folder that holds something else; Vision3DError if a photo cannot be
     read, weights are missing or the folder cannot be written.
     """
-    out = config.out
+    check_config(config)
+    start = time.perf_counter()
+    found, image0, image1, settings, note = _match(config)
+    seconds = time.perf_counter() - start
+    _write(config, found, image0, image1, {"settings": settings, "note": note, "seconds": round(seconds, 3)})
+    return MatchResult(found, config.out)
+
+
+def check_config(config: MatchConfig) -> None:
+    """UsageError for photos that are not there, values that make no sense, or an output folder with something else."""
     for photo in (config.photo0, config.photo1):
         if not photo.is_file():
             raise UsageError(f"{photo} is no photo: there is no such file")
@@ -76,16 +86,15 @@ def match_photos(config: MatchConfig) -> MatchResult:
         raise UsageError(f"--max-size {config.max_size} is too small to match anything; 1024 is usual")
     if not 0 <= config.seed < 2**31:
         raise UsageError(f"--seed {config.seed}: name a number from 0 to {2**31 - 1}")
-    _check_out(out)
-    start = time.perf_counter()
-    found, image0, image1, settings, note = _match(config)
-    seconds = time.perf_counter() - start
-    _write(config, found, image0, image1, {"settings": settings, "note": note, "seconds": round(seconds, 3)})
-    return MatchResult(found, out)
+    _check_out(config.out)
 
 
 def run(config: MatchConfig) -> int:
     """Runs the command; 0 if the photos match, 1 if they show nothing in common."""
+    if config.matcher.startswith("semantic:"):
+        from vision3d.cli.match_semantic import run_semantic
+
+        return run_semantic(config)
     result = match_photos(config)
     summary = json.loads((result.out / "matches.json").read_text(encoding="utf-8"))
     summary.pop("matches")
@@ -174,7 +183,7 @@ def _write(config: MatchConfig, found: TwoPhotoMatches, image0: Image, image1: I
         "threshold_px": round(agreed.threshold_px, 3),
         "seed": config.seed,
         **extra,
-        "versions": _versions(),
+        "versions": versions(),
         "matches_are": "[x0, y0, x1, y1, score, inlier], px of the upright originals, top-left pixel centre (0.5, 0.5)",
         "matches": [[*row, inlier] for row, inlier in zip(rows, agreed.inliers.tolist(), strict=True)],
     }
@@ -189,13 +198,24 @@ def _write(config: MatchConfig, found: TwoPhotoMatches, image0: Image, image1: I
 
 def _picture(found: TwoPhotoMatches, image0: Image, image1: Image) -> bytes:
     """PNG: the matches that agree, or all of them in red where the photos show nothing in common."""
+    shown = found.matches.select(found.agreement.inliers) if found.related else found.matches
+    return matches_png(shown, image0, image1, color=None if found.related else (230, 60, 60))
+
+
+def matches_png(
+    shown: Correspondences,
+    image0: Image,
+    image1: Image,
+    color: tuple[int, int, int] | None = None,
+    max_lines: int = MAX_LINES,
+) -> bytes:
+    """PNG of both photos side by side with their matches as lines, in one colour or by height in photo 0."""
     import cv2
     import numpy as np
     import torch
 
     from vision3d.io.pictures import draw_matches
 
-    shown = found.matches.select(found.agreement.inliers) if found.related else found.matches
     rgb0, rgb1 = (
         (image.rgb * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
         for image in (image0, image1)
@@ -205,8 +225,8 @@ def _picture(found: TwoPhotoMatches, image0: Image, image1: Image) -> bytes:
         rgb1,
         image0.from_original(shown.points0.double()).numpy(),
         image1.from_original(shown.points1.double()).numpy(),
-        None if found.related else np.tile(np.array([[230, 60, 60]], np.uint8), (len(shown), 1)),
-        max_lines=MAX_LINES,
+        None if color is None else np.tile(np.array([color], np.uint8), (len(shown), 1)),
+        max_lines=max_lines,
     )
     ok, png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not ok:
@@ -214,7 +234,8 @@ def _picture(found: TwoPhotoMatches, image0: Image, image1: Image) -> bytes:
     return bytes(png)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of vision3d and of what matching rests on."""
     from importlib.metadata import version
 
     import cv2  # its distribution may be opencv-python or opencv-python-headless

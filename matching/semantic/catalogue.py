@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -41,19 +42,20 @@ SEMANTIC_MATCHERS: dict[str, Callable[..., SemanticMatcher]] = {
 def make_semantic_matcher(name: str, **options: Any) -> SemanticMatcher:
     """The matcher called `name` (a key of SEMANTIC_MATCHERS) with its constructor's keyword options.
 
-    `NAME:TEXT` gives TEXT to the constructor as `source`: the files of a matcher that has to be told where they are.
-    UsageError for an unknown name; it lists the known ones. Networks are loaded at first use.
+    A matcher whose constructor has the parameter `source` is named NAME:SOURCE (files it needs). UsageError for an
+    unknown name (it lists the known ones), and for a source that is missing or not wanted. Networks are loaded at first
+    use.
     """
-    key, colon, source = name.partition(":")
+    key, _, source = name.partition(":")
     if key not in SEMANTIC_MATCHERS:
         raise UsageError(f"no semantic matcher is called {key!r}; known: {', '.join(SEMANTIC_MATCHERS)}")
-    if colon:
+    parameter = inspect.signature(SEMANTIC_MATCHERS[key]).parameters.get("source")
+    if source and parameter is None:
+        raise UsageError(f"the semantic matcher {key} takes nothing after a colon, got {name}")
+    if source:
         options["source"] = source
-    try:
-        return SEMANTIC_MATCHERS[key](**options)
-    except TypeError as error:
-        if "source" not in str(error):
-            raise
+    elif parameter is not None and parameter.default is inspect.Parameter.empty:
         raise UsageError(
-            f"semantic matcher {key!r} takes no file" if colon else f"semantic matcher {key!r} is named {key}:FILE"
-        ) from None
+            f"the semantic matcher {key} needs its files: name it {key}:SOURCE, see matching/semantic/README.md"
+        )
+    return SEMANTIC_MATCHERS[key](**options)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vision3d.cli.match import FILES, MAX_LINES, check_config, matches_png, versions
+from vision3d.cli.match import FILES, check_config, matches_png, versions
 from vision3d.data.photos import load_photo
 from vision3d.io.atomic import atomic_directory
 from vision3d.matching.semantic.catalogue import make_semantic_matcher
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vision3d.cli.match import MatchConfig
 
 PREFIX = "semantic:"
+LINES = 80  # in the picture
 
 
 def run_semantic(config: MatchConfig) -> int:
@@ -55,7 +56,7 @@ def run_semantic(config: MatchConfig) -> int:
             np.savez_compressed(stream, points0=points0, points1=points1, scores=scores)
         text = json.dumps({**summary, "matches": rows}, ensure_ascii=False, allow_nan=False)
         (folder / "matches.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "matches.png").write_bytes(matches_png(matches, image0, image1, max_lines=MAX_LINES // 2))
+        (folder / "matches.png").write_bytes(matches_png(matches, image0, image1, max_lines=LINES))
     if config.json:
         print(json.dumps(summary, ensure_ascii=False))
     else:

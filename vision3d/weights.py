@@ -204,6 +204,15 @@ def load_weights(name: str, path: Path | None = None, *, progress: Progress = si
     return read_state_dict(file)
 
 
+def content_of(path: Path | None) -> str:
+    """What tells a caller's weights file from another in a matcher's settings: its sha256, "" for no file of the
+    caller's. A file that cannot be read is told by its name; `load_weights` says what is wrong with it."""
+    try:
+        return "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return str(path)
+
+
 def read_state_dict(file: Path) -> dict[str, Tensor]:
     """The tensors of a weights file by name; see `load_weights`."""
     import torch

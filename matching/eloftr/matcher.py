@@ -15,6 +15,7 @@ from vision3d.errors import UsageError
 from vision3d.matching.eloftr.checkpoint import load_eloftr
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
 from vision3d.matching.eloftr.model import EfficientLoFTR
+from vision3d.weights import content_of
 
 MIN_SIDE = 32  # px; a smaller photo has no cell that is off its border
 
@@ -59,7 +60,7 @@ class EfficientLoFTRMatcher:
             "mode": self.config.mode,
             "threshold": self.config.threshold,
             "precision": self.precision,
-            "weights": str(self.weights or ""),
+            "weights": self._weights_content,
         }
 
     def match(self, image0: Image, image1: Image) -> Correspondences:
@@ -74,6 +75,10 @@ class EfficientLoFTRMatcher:
     def _grey(self, image: Image) -> Tensor:
         weights = image.rgb.new_tensor([0.299, 0.587, 0.114])  # as OpenCV makes grey photos, which the network was fed
         return torch.einsum("chw,c->hw", image.rgb, weights)[None, None].to(self.device)
+
+    @functools.cached_property
+    def _weights_content(self) -> str:
+        return content_of(self.weights)
 
     @functools.cached_property
     def _network(self) -> EfficientLoFTR:

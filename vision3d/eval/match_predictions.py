@@ -19,7 +19,7 @@ import torch
 from vision3d.core import Progress, silent
 from vision3d.data.listed_pairs import ListedPair
 from vision3d.errors import UsageError
-from vision3d.eval.pair_matches import PhotoSize, file_digest, save_pair
+from vision3d.eval.pair_matches import PhotoSize, save_pair
 from vision3d.io.atomic import recover_leftovers
 from vision3d.matching.base import Matcher
 from vision3d.matching.catalogue import make_matcher
@@ -27,16 +27,10 @@ from vision3d.matching.catalogue import make_matcher
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """A matcher of the catalogue by name, with the options of its constructor; weights: its file, among the options."""
+    """A matcher of the catalogue by name, with the options of its constructor."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def weights_digest(self) -> str:
-        """What the weights file holds, "" without one. Vision3DError: it cannot be read."""
-        path = self.options.get("weights")
-        return "" if path is None else file_digest(Path(path))
 
     def make(self) -> Matcher:
         """The matcher. UsageError: no matcher has that name."""
@@ -65,7 +59,7 @@ def save_predictions(
         for leftovers in {path.parent for path in folder.glob("**/.*.tmp")}:
             recover_leftovers(leftovers)
         photo_size = size or PhotoSize(longer=matcher.max_size)
-        one = partial(_save, folder=folder, size=photo_size, weights=method.weights_digest)
+        one = partial(save_pair, folder=folder, size=photo_size, keep_failures=True)
         share(one, pairs, method, workers, f"matches ({method.name})", progress)
 
 
@@ -109,12 +103,6 @@ def share(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return results
-
-
-def _save(
-    pair: ListedPair, matcher: Matcher, *, folder: Path, size: PhotoSize, weights: str, keep_failures: bool = True
-) -> None:
-    save_pair(pair, matcher, folder, size, weights, keep_failures)
 
 
 _matcher: Matcher | None = None  # of this worker process

@@ -95,23 +95,20 @@ def save_matches(
     folder: Path,
     max_size: int | None = None,
     progress: Progress = silent,
-    weights: str = "",
 ) -> None:
     """Matches every pair into folder/NAME.npz; files that fit the photos and the matcher's settings are kept.
 
-    max_size: longer side in px at which photos are loaded; default: the matcher's own. weights: what a weights file
-    holds (`file_digest`), where the matcher has one. Vision3DError: a photo cannot be read, weights are missing.
+    max_size: longer side in px at which photos are loaded; default: the matcher's own. Vision3DError: a photo
+    cannot be read, weights are missing.
     """
     size = PhotoSize(longer=matcher.max_size if max_size is None else max_size)
     for done, pair in enumerate(pairs):
         progress(matcher.name, done, len(pairs))
-        save_pair(pair, matcher, folder, size, weights)
+        save_pair(pair, matcher, folder, size)
     progress(matcher.name, len(pairs), len(pairs))
 
 
-def save_pair(
-    pair: PhotoPair, matcher: Matcher, folder: Path, size: PhotoSize, weights: str = "", keep_failures: bool = False
-) -> None:
+def save_pair(pair: PhotoPair, matcher: Matcher, folder: Path, size: PhotoSize, keep_failures: bool = False) -> None:
     """Matches one pair into folder/NAME.npz unless a file that fits is there.
 
     keep_failures: a pair that cannot be matched (no photo, an unreadable one, a matcher that breaks on it) is saved as
@@ -119,7 +116,7 @@ def save_pair(
     """
     path = matches_path(folder, pair)
     try:
-        key = _key(pair, matcher, size, weights)
+        key = _key(pair, matcher, size)
         if _saved_key(path) == key:
             return
         _write(path, _matched(pair, matcher, size), key)
@@ -193,10 +190,10 @@ def _photos(pair: PhotoPair) -> tuple[Path, Path]:
     return pair.path0, pair.path1
 
 
-def _key(pair: PhotoPair, matcher: Matcher, size: PhotoSize, weights: str) -> str:
+def _key(pair: PhotoPair, matcher: Matcher, size: PhotoSize) -> str:
     photos = [file_digest(path) for path in _photos(pair)]
     content = {"photos": photos, "matcher": matcher.name, "settings": matcher.settings, **size.json()}
-    return json.dumps({**content, "weights_file": weights} if weights else content, sort_keys=True)
+    return json.dumps(content, sort_keys=True)
 
 
 def _saved_key(path: Path) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vision3d.core import Progress, silent
 from vision3d.errors import UsageError
-from vision3d.eval.pair_matches import file_digest, load_matches, save_matches
+from vision3d.eval.pair_matches import load_matches, save_matches
 from vision3d.eval.pair_sets import find_pairs, motorcycle_pair
 from vision3d.eval.pairs import PairProtocol, PairResult, evaluate_pair, published_auc, summarize
 from vision3d.eval.tables import Table
@@ -70,8 +70,7 @@ def evaluate_pairs(
     for name in matchers:
         matcher = make_matcher(name, **options[name])
         sizes[name] = matcher.max_size if max_size is None else max_size
-        digest = file_digest(weights) if weights is not None and options[name] else ""
-        save_matches(pairs, matcher, out / "matches" / name, max_size, progress, digest)
+        save_matches(pairs, matcher, out / "matches" / name, max_size, progress)
     for done, name in enumerate(matchers):
         progress("metrics", done, len(matchers))
         for pair in pairs:

@@ -19,6 +19,7 @@ from vision3d.matching.dkm.config import DKMConfig
 from vision3d.matching.dkm.gaussian_process import pixel_grid
 from vision3d.matching.dkm.model import DKM
 from vision3d.matching.dkm.sampling import balanced_sample
+from vision3d.weights import content_of
 
 MIN_SIDE = 32  # px; a smaller photo is no more than one cell of the coarsest stride
 
@@ -66,7 +67,7 @@ class DKMMatcher:
             "scene": self.scene,
             "count": self.count,
             "seed": self.seed,
-            "weights": str(self.weights or ""),
+            "weights": self._weights_content,
             **config,
         }
 
@@ -121,6 +122,10 @@ class DKMMatcher:
     def _resized(self, image: Image, size: tuple[int, int]) -> Tensor:
         rgb = image.rgb[None].to(self.device, torch.float32)
         return F.interpolate(rgb, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
+    @functools.cached_property
+    def _weights_content(self) -> str:
+        return content_of(self.weights)
 
     @functools.cached_property
     def _network(self) -> DKM:

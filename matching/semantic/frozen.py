@@ -67,13 +67,9 @@ class FrozenFeatures:
                 f"{max(backbone.multiple, round(size / backbone.multiple) * backbone.multiple)} would do"
             )
         self.backbone = backbone
+        self.name = backbone.name
         self.max_size = size
         self.config = transfer or TransferConfig()
-
-    @property
-    def name(self) -> str:
-        """The backbone's."""
-        return self.backbone.name
 
     @property
     def settings(self) -> dict[str, object]:

@@ -6,7 +6,7 @@ that distances are measured at: every table says which, and report.json and repo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -201,7 +201,7 @@ def _group_table(
     scored: dict[str, list[PredictedPair]],
     protocol: SemanticProtocol,
     note: str,
-    by: dict[str, Callable[[SemanticPair], str | int | None]],
+    by: Mapping[str, Callable[[SemanticPair], str | int | None]],
 ) -> Table:
     """A row per value of each of the keys `by`, with both averages of every method at the first alpha."""
     alpha = protocol.alphas[0]

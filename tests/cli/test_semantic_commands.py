@@ -1,0 +1,87 @@
+"""`vision3d evaluate spair71k` and `vision3d match --matcher semantic:NAME` from the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from spair_copies import write_copies
+
+from vision3d.cli.main import main
+from vision3d.weights import find_weights
+
+needs_weights = pytest.mark.skipif(find_weights("efficientnet-lite0") is None, reason="weights are not installed")
+
+
+def test_evaluate_prints_its_protocol_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_copies(tmp_path / "set", synthetic=True)
+    command = ["evaluate", "spair71k", "--root", str(root), "--method", "position", "--out", str(tmp_path / "out")]
+    assert main([*command, "--pictures", "2", "--alphas", "0.2", "--workers", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert "distance <= alpha max(w, h) of the target box, original resolution. SYNTHETIC" in out
+    assert "synthetic" in err
+    pictures = sorted((tmp_path / "out" / "pictures" / "position").glob("*.png"))
+    assert [p.name for p in pictures] == ["00000-cat.png", "00004-cup.png"]
+    pixels = np.asarray(PIL.Image.open(pictures[0]).convert("RGB")).astype(int)
+    green = (pixels[..., 1] > 150) & (pixels[..., 0] < 110) & (pixels[..., 2] < 130)
+    assert pixels.shape == (160, 408, 3) and green.sum() > 30  # lines of found points
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["methods"]["position"]["pairs"] == 9
+    assert main([*command, "--markdown", "--categories", "cat"]) == 0
+    assert "| cat |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "magic"], "no semantic matcher is called 'magic'"),
+        (["--method", "position", "--split", "holdout"], "splits"),
+        (["--method", "position", "--categories", "unicorn"], "unicorn"),
+        (["--method", "position", "--alphas", "0"], "alphas"),
+        (["--method", "position", "--limit", "0"], "limit"),
+        (["--method", "position", "--square", "0"], "square"),
+        (["--method", "position", "--pictures", "-1"], "pictures"),
+        (["--method", "position", "--json", "--markdown"], "one of --json and --markdown"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_copies(tmp_path / "set", pairs_per_category=1)
+    assert main(["evaluate", "spair71k", "--root", str(root), "--out", str(tmp_path / "out"), *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_of_another_kind_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "spair71k", "--root", str(tmp_path), "--method", "position", "--out", str(tmp_path)]) == 2
+    assert "is no SPair-71k folder" in capsys.readouterr().err
+
+
+@needs_weights
+def test_match_draws_semantic_matches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = write_copies(tmp_path / "set", pairs_per_category=1) / "JPEGImages" / "cup"
+    out = tmp_path / "out"
+    command = ["match", str(pictures / "0a.jpg"), str(pictures / "0b.jpg"), "--out", str(out)]
+    assert main([*command, "--matcher", "semantic:efficientnet-lite0", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["matcher"] == "semantic:efficientnet-lite0" and summary["settings"]["stages"] == [6, 7]
+    assert 30 < summary["count"] <= summary["tried"]
+    with np.load(out / "matches.npz") as data:
+        assert len(data["points0"]) == summary["count"]
+        shift = data["points1"] - data["points0"]
+        assert np.linalg.norm(shift - np.median(shift, axis=0), axis=1).mean() < 12
+    assert PIL.Image.open(out / "matches.png").size[0] == 408
+    assert main([*command, "--matcher", "semantic:position"]) == 0  # the folder of an earlier match
+    assert "come back (semantic:position" in capsys.readouterr().out
+    assert main([*command, "--matcher", "semantic:magic"]) == 2
+    assert "known: position" in capsys.readouterr().err
+
+
+def test_match_says_what_is_wrong_with_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    PIL.Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    PIL.Image.new("RGB", (50, 40)).save(tmp_path / "grey.png")
+    command = ["match", str(tmp_path / "dot.png"), str(tmp_path / "grey.png"), "--matcher", "semantic:position"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    assert "dot.png has 1x1 px" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vision3d.core import Correspondences, Image
+from vision3d.core import Correspondences, Image, Warp
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,15 @@ class Matcher(Protocol):
 
     def match(self, image0: Image, image1: Image) -> Correspondences:
         """Match two photos of any sizes; an empty result where nothing matches."""
+        ...
+
+
+@runtime_checkable
+class DenseMatcher(Matcher, Protocol):
+    """A matcher that says of every pixel where it lies in the other photo."""
+
+    def warp(self, image0: Image, image1: Image) -> tuple[Warp, Warp]:
+        """The warps of photo 0 into photo 1 and of photo 1 into photo 0."""
         ...
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from vision3d.core import DepthView, Progress, Scene, Surfels, UsageError, View, Vision3DError, silent
 from vision3d.geometry.rotation import quaternion_from_matrix
-from vision3d.matching.catalogue import make_matcher
+from vision3d.matching.base import DenseMatcher, Matcher
+from vision3d.matching.catalogue import make_matcher, weights_options
 from vision3d.recon.stereo.completion import complete
 from vision3d.recon.stereo.consistency import FilterConfig, keep_consistent, smooth_normals
 from vision3d.recon.stereo.hull import Masks, hull_depth, inside, inside_map
@@ -34,6 +36,7 @@ from vision3d.recon.stereo.sampling import (
     without_obstacles,
 )
 from vision3d.recon.stereo.sweep import MAX_SOURCES
+from vision3d.recon.stereo.warped import warped_planes
 
 SH_CONSTANT = 0.28209479177387814  # of degree 0: color = 0.5 + SH_CONSTANT * sh
 OVERLAP = 0.6  # standard deviation of a surfel per spacing of the grid: neighbours then close the surface
@@ -48,7 +51,10 @@ class DenseInitConfig:
     """Settings of `initialise_surfels`."""
 
     source: str = "patchmatch"
-    """where depth comes from: patchmatch (our stereo), or a matcher's name (`vision3d match --help`)"""
+    """where depth comes from: patchmatch (our stereo), or a matcher's name (`vision3d match --help`); dkm gives depth
+    to every pixel, as stereo does, the others to the points that they match"""
+    weights: str | None = None
+    """weights file of that matcher, where it takes one (eloftr, dkm); default: the published ones"""
     neighbours: int = 3
     """views that each view is matched with, 1 to 8"""
     target: int = 60_000
@@ -67,6 +73,8 @@ class DenseInitConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.neighbours <= MAX_SOURCES:
             raise UsageError(f"each view needs 1 to {MAX_SOURCES} neighbours, got {self.neighbours}")
+        if self.source == "patchmatch" and self.weights is not None:
+            raise UsageError("a weights file is for a matcher as the source of depth; patchmatch takes none")
         if self.target < 1:
             raise UsageError(f"the target of surfels must be at least 1, got {self.target}")
 
@@ -99,8 +107,13 @@ def initialise_surfels(
     hood = choose_neighbours(views, scene, config.neighbours)
     maps: list[PlaneMap | None] = [None] * len(views)
     hull = Masks.of(views) if config.object_masks else None
-    if config.source == "patchmatch":
-        planes = estimate_planes(views, hood.sources, hood.inverse_depths, hood.unit, config.stereo, progress)
+    matcher = None if config.source == "patchmatch" else _matcher(config)
+    if matcher is None or isinstance(matcher, DenseMatcher):
+        planes = (
+            estimate_planes(views, hood.sources, hood.inverse_depths, hood.unit, config.stereo, progress)
+            if matcher is None
+            else warped_planes(views, hood.sources, matcher, progress)
+        )
         kept = keep_consistent(views, planes, hood.sources, config.filter)
         if hull is not None:
             kept = [replace(k, depth=inside_map(v, k.depth, hull)) for v, k in zip(views, kept, strict=True)]
@@ -112,7 +125,7 @@ def initialise_surfels(
         patches = without_obstacles(patches, views, surfaces)
         maps = list(planes)
     else:
-        patches, surfaces = match_views(views, hood.sources, make_matcher(config.source), config.target, progress)
+        patches, surfaces = match_views(views, hood.sources, matcher, config.target, progress)
         patches = without_obstacles(patches, views, surfaces)
         trust = [(surface > 0).astype(np.float32) for surface in surfaces]
         step = float(np.sqrt(sum(surface.size for surface in surfaces) / config.target))
@@ -140,6 +153,11 @@ def initialise_surfels(
         depth_maps,
         reason,
     )
+
+
+def _matcher(config: DenseInitConfig) -> Matcher:
+    weights = None if config.weights is None else Path(config.weights)
+    return make_matcher(config.source, **weights_options((config.source,), weights)[config.source])
 
 
 def _filled(

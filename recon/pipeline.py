@@ -12,8 +12,8 @@ import torch
 
 from vision3d.core import CameraPrior, Progress, RigidTransform, Scene, UsageError, Vision3DError, silent
 from vision3d.data.photos import PhotoInfo, SkippedPhoto, camera_priors, known_poses, load_mask, scan_folder
-from vision3d.matching.base import Matcher
-from vision3d.matching.catalogue import make_matcher, weights_on_disk
+from vision3d.matching.base import FeatureMatcher, Matcher
+from vision3d.matching.catalogue import make_matcher, weights_on_disk, weights_options
 from vision3d.recon.colors import colored
 from vision3d.recon.evidence import Evidence, Gatherer
 from vision3d.recon.known_poses import in_frame_of, refine_known_poses, triangulate_known_poses
@@ -42,6 +42,7 @@ from vision3d.recon.verified_file import fingerprint
 from vision3d.recon.view_graph import ThinGraph, VerifiedPair, graph_is_thin
 
 LEARNED = "aliked-lightglue"  # what `auto` adds where SIFT is not enough
+EVER = 1 << 30  # points enough to do without corners: semi-dense ones are many, but of a pixel's accuracy each
 OBJECT_SILHOUETTE = 0.2  # weight of the silhouette for masks that cut out an object
 RESULTS = (
     "run.json",
@@ -131,11 +132,15 @@ class _Run:
     keypoints: dict[str, int] = field(default_factory=dict)
     turns: dict[str, int] = field(default_factory=dict)
     counted: set[str] = field(default_factory=set)
+    polish: PolishConfig = field(default_factory=PolishConfig)
 
     def run(self) -> ReconstructResult:
         config = self.config
         auto = config.matcher == "auto"
-        first = self._gather(make_matcher("sift" if auto else config.matcher, max_size=config.max_size))
+        options = weights_options((config.matcher,), config.weights)[config.matcher]
+        matcher = make_matcher("sift" if auto else config.matcher, max_size=config.max_size, **options)
+        self.polish = replace(self.polish, enough=self.polish.enough if isinstance(matcher, FeatureMatcher) else EVER)
+        first = self._gather(matcher)
         pairs = dict(first.pairs)
         thin = graph_is_thin([p.name for p in self.infos], pairs)
         rounds = self._rounds(first, thin) if auto else []
@@ -206,7 +211,7 @@ class _Run:
             "poses": {n: p.matrix().tolist() for n, p in sorted((self.poses or {}).items())},
             "refine_poses": self.config.refine_poses,
             "pairs": fingerprint(pairs),
-            "polish": asdict(PolishConfig()),
+            "polish": asdict(self.polish),
         }
         if self.config.refine_poses:
             key |= {"align": asdict(AlignConfig()), "masks": [[p.name, file_digest(p.mask)] for p in self.infos]}
@@ -234,7 +239,7 @@ class _Run:
     def _polished(self, scene: Scene) -> Scene:
         given = {n for n, prior in self.priors.items() if prior.source == "given"}
         fixed = frozenset(image.camera_id for name, image in scene.images.items() if name in given)
-        config = PolishConfig(threads=torch.get_num_threads())
+        config = replace(self.polish, threads=torch.get_num_threads())
         return polish_poses(scene, self.infos, self.config.max_size, fixed, config, self.progress)
 
     def _finish(self, pairs: Mapping[Pair, VerifiedPair], result: SfmResult | None) -> ReconstructResult:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vision3d.core import UsageError
-from vision3d.matching.catalogue import MATCHERS
+from vision3d.matching.catalogue import MATCHERS, weights_options
 from vision3d.recon.dense_init import DenseInitConfig
 from vision3d.recon.fit_config import FitConfig
 from vision3d.recon.mesh import MeshConfig
@@ -23,6 +23,8 @@ class ReconstructConfig:
     """folder for the results; in an earlier run's folder the work goes on where that run was"""
     matcher: str = "auto"
     """auto (SIFT, and learned features where SIFT is not enough), or a matcher's name (`vision3d match --help`)"""
+    weights: Path | None = None
+    """weights file of the matcher, where it takes one (eloftr, dkm); default: the published ones"""
     max_size: int = 1024
     """longer side in px at which photos are matched"""
     intrinsics: Path | None = None
@@ -59,6 +61,7 @@ def check_settings(config: ReconstructConfig) -> None:
     """UsageError for settings that cannot be."""
     if config.matcher != "auto" and config.matcher not in MATCHERS:
         raise UsageError(f"no matcher is called {config.matcher!r}; use auto, {', '.join(MATCHERS)}")
+    weights_options((config.matcher,), config.weights)
     if config.max_size < 64:
         raise UsageError(f"--max-size {config.max_size} is too small to match anything; 1024 is usual")
     if not 0 <= config.seed < 2**31:

@@ -118,7 +118,7 @@ def _normals(view: View, depth: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "
     whole = np.zeros(known.shape, bool)
     whole[1:-1, 1:-1] = known[1:-1, 2:] & known[1:-1, :-2] & known[2:, 1:-1] & known[:-2, 1:-1]
     if not whole.any():
-        return facing.astype(np.float32)
+        return np.asarray(facing, np.float32)
     filled = np.where(known, depth, np.median(depth[known])).astype(np.float32)
     return np.where(whole[..., None], depth_normals(filled, camera), facing).astype(np.float32)
 

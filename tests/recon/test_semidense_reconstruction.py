@@ -92,6 +92,9 @@ def test_a_weights_file_reaches_its_matcher(tmp_path: Path, capsys: pytest.Captu
     ):
         assert main([*run, *flags]) == 2
         assert message in capsys.readouterr().err
+    both = [str(tmp_path / f"photos/{k}.png") for k in range(2)]
+    assert main(["match", *both, "--out", str(tmp_path / "m"), "--matcher", "sift", "--weights", str(small)]) == 2
+    assert "belongs to one of eloftr, dkm" in capsys.readouterr().err
     assert main([*run, str(large), "--matcher", "eloftr"]) == 1
     assert "large.safetensors" in capsys.readouterr().err
     data = tmp_path / "pairs" / "p"

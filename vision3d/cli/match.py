@@ -36,6 +36,8 @@ class MatchConfig:
     """sift, aliked-lightglue, disk-lightglue, xfeat-lighterglue or xfeat-semidense; auto: SIFT, then ALIKED if that
     finds little and its weights are on this machine. semantic:NAME: the same parts of different things, without
     geometry; NAME as in `evaluate spair71k`, e.g. semantic:efficientnet-lite0."""
+    weights: Path | None = None
+    """Weights file of the matcher, where it takes one (eloftr, dkm); default: the published ones."""
     max_size: int | None = None
     """Longer side in px at which photos are matched (default: the matcher's own)."""
     threshold_px: float = 2.0
@@ -112,7 +114,7 @@ def run(config: MatchConfig) -> int:
 
 def _match(config: MatchConfig) -> tuple[TwoPhotoMatches, Image, Image, dict[str, object], str]:
     from vision3d.data.photos import load_photo
-    from vision3d.matching.catalogue import make_matcher, weights_on_disk
+    from vision3d.matching.catalogue import make_matcher, weights_on_disk, weights_options
     from vision3d.matching.two_photos import match_two_photos
     from vision3d.weights import WEIGHTS
 
@@ -122,9 +124,10 @@ def _match(config: MatchConfig) -> tuple[TwoPhotoMatches, Image, Image, dict[str
     if auto and not weights_on_disk("aliked-lightglue"):
         names = names[:1]
         note = f"SIFT only: for hard pairs run `{WEIGHTS['aliked-n16'].install}`"
+    options = weights_options(names, config.weights)
     done: list[tuple[TwoPhotoMatches, Image, Image, dict[str, object]]] = []
     for name in names:
-        matcher = make_matcher(name)
+        matcher = make_matcher(name, **options[name])
         size = matcher.max_size if config.max_size is None else config.max_size
         image0, image1 = load_photo(config.photo0, size), load_photo(config.photo1, size)
         found = match_two_photos(

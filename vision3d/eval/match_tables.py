@@ -20,7 +20,7 @@ MMA_SHOWN = (1, 2, 3, 5, 10)
 def homography_tables(by_method: ByMethod, protocol: MatchProtocol, note: str) -> list[Table]:
     """MMA, then the AUC of the corner error, each for all pairs and for light and viewpoint apart."""
     columns = ("matcher", "pairs of", "pairs", "failed", "matches", *(f"MMA@{t} px" for t in MMA_SHOWN))
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (method, group, len(of), _failed(of), _median_count(of), *_accuracies(of))
         for method, scores in by_method.items()
         for group, of in _groups(scores).items()

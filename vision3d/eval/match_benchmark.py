@@ -20,7 +20,7 @@ from vision3d.core import Progress, silent
 from vision3d.data.hpatches import LEFT_OUT, SEQUENCES
 from vision3d.data.listed_pairs import ListedPair
 from vision3d.errors import Vision3DError
-from vision3d.eval.match_predictions import Method, check_methods, save_predictions, share
+from vision3d.eval.match_predictions import Method, Workers, check_methods, save_predictions
 from vision3d.eval.match_scores import MMA_PX, MatchProtocol, PairErrors, score_saved_pair
 from vision3d.eval.match_tables import ByMethod, homography_tables, pooled, pose_tables
 from vision3d.eval.pair_matches import PhotoSize
@@ -94,15 +94,16 @@ def evaluate_matching(
     """
     check_methods(methods)
     matchers: dict[str, Matcher] = {method.name: method.make() for method in methods}
-    save_predictions(pairs, methods, out, size, workers, progress)
     by_method: dict[str, list[PairErrors]] = {}
-    for method in methods:
-        score = partial(_score, out=out, method=method.name, protocol=protocol)
-        found: list[PairErrors] = share(score, pairs, None, workers, f"metrics ({method.name})", progress)
-        failed = [s for s in found if s.failed]
-        if len(failed) == len(found):
-            raise Vision3DError(f"{method.name} failed on every pair; on {failed[0].name}: {failed[0].failed}")
-        by_method[method.name] = found
+    with Workers(workers) as processes:
+        save_predictions(pairs, methods, out, size, processes, progress)
+        for method in methods:
+            score = partial(_score, out=out, method=method.name, protocol=protocol)
+            found: list[PairErrors] = processes.map(score, pairs, None, f"metrics ({method.name})", progress)
+            failed = [s for s in found if s.failed]
+            if len(failed) == len(found):
+                raise Vision3DError(f"{method.name} failed on every pair; on {failed[0].name}: {failed[0].failed}")
+            by_method[method.name] = found
     said = (*notes, *_notes(benchmark, by_method))
     sizes = {name: (size or PhotoSize(longer=matcher.max_size)).text() for name, matcher in matchers.items()}
     note = " ".join([_sizes_text(sizes), *(f"{line}." for line in said)])

@@ -300,7 +300,7 @@ def test_a_killed_run_goes_on_over_processes(tmp_path: Path) -> None:
     assert [t.rows for t in again.tables] == [t.rows for t in whole.tables]
 
 
-def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     hp = copies.hpatches(tmp_path / "hp", ("v_turn",))
     md, sn = copies.megadepth(tmp_path / "md", bare=True), copies.scannet(tmp_path / "sn")
     (tmp_path / "empty").mkdir()
@@ -326,6 +326,11 @@ def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fails("hpatches", hp, "belongs to one of eloftr, dkm", "--weights", str(hp / "v_turn/1.ppm"))
     fails("hpatches", hp, "does not exist", "--method", "eloftr", "--weights", str(tmp_path / "none"))
     fails("hpatches", hp, "32 px or more", "--longer-side", "5")
+
+    monkeypatch.setenv("VISION3D_OFFLINE", "1")
+    monkeypatch.setenv("VISION3D_CACHE", str(tmp_path / "cache"))
+    fails("hpatches", hp, "DKMv3_outdoor.pth", "--method", "sift", "dkm", code=1)
+    assert not (tmp_path / "out/matches/sift").exists()  # said before any work
 
     (hp / "v_turn/H_1_4").write_text("1 0 0\n0 1 0\n")
     fails("hpatches", hp, "H_1_4", code=1)

@@ -12,7 +12,7 @@ from vision3d.cli.main import main
 from vision3d.core import Correspondences, Image
 from vision3d.eval.poses import evaluate_poses
 from vision3d.io.cameras_json import KnownCamera, known_cameras
-from vision3d.matching.catalogue import weights_options
+from vision3d.matching.catalogue import make_matcher, weights_options
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
 from vision3d.matching.eloftr.model import EfficientLoFTR
 from vision3d.recon import pipeline
@@ -82,6 +82,7 @@ def test_a_weights_file_reaches_its_matcher(tmp_path: Path, capsys: pytest.Captu
     assert weights_options(("sift", "eloftr"), small) == {"sift": {}, "eloftr": {"weights": small, "compact": True}}
     assert weights_options(("eloftr",), large) == {"eloftr": {"weights": large, "compact": False}}
     assert weights_options(("sift",), None) == {"sift": {}}
+    assert make_matcher("dkm", max_size=640).max_size == 1152  # it resizes photos itself; `reconstruct` names a size
     (tmp_path / "photos").mkdir()
     for k in range(2):
         PILImage.fromarray(np.full((40, 60, 3), 90 * k, np.uint8)).save(tmp_path / f"photos/{k}.png")

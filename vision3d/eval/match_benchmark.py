@@ -94,6 +94,8 @@ def evaluate_matching(
     """
     check_methods(methods)
     matchers: dict[str, Matcher] = {method.name: method.make() for method in methods}
+    for method in methods:
+        method.find_weights()  # before the work, not after hours of it
     by_method: dict[str, list[PairErrors]] = {}
     with Workers(workers) as processes:
         save_predictions(pairs, methods, out, size, processes, progress)

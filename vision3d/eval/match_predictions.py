@@ -24,7 +24,8 @@ from vision3d.errors import UsageError, Vision3DError
 from vision3d.eval.pair_matches import PhotoSize, save_pair
 from vision3d.io.atomic import recover_leftovers
 from vision3d.matching.base import Matcher
-from vision3d.matching.catalogue import make_matcher
+from vision3d.matching.catalogue import MATCHER_WEIGHTS, make_matcher
+from vision3d.weights import resolve_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,12 @@ class Method:
     def make(self) -> Matcher:
         """The matcher. UsageError: no matcher has that name."""
         return make_matcher(self.name, **self.options)
+
+    def find_weights(self) -> None:
+        """Fetches published weights that are not here yet. MissingWeightsError: they cannot be had."""
+        if self.options.get("weights") is None:
+            for key in MATCHER_WEIGHTS.get(self.name, ()):
+                resolve_weights(key)
 
 
 class Workers:

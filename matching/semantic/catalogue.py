@@ -32,10 +32,28 @@ def _xfeat_dense(**options: Any) -> SemanticMatcher:
     return FrozenFeatures(XFeatBackbone(), **options)
 
 
+def _torchvision(source: str, **options: Any) -> SemanticMatcher:
+    from vision3d.matching.semantic.frozen import FrozenFeatures
+    from vision3d.matching.semantic.local_backbones import TorchvisionBackbone, fitting_size
+
+    backbone = TorchvisionBackbone(source)
+    return FrozenFeatures(backbone, **{"size": fitting_size(backbone.multiple), **options})
+
+
+def _timm(source: str, **options: Any) -> SemanticMatcher:
+    from vision3d.matching.semantic.frozen import FrozenFeatures
+    from vision3d.matching.semantic.local_backbones import TimmBackbone, fitting_size
+
+    backbone = TimmBackbone(source)
+    return FrozenFeatures(backbone, **{"size": fitting_size(backbone.multiple), **options})
+
+
 SEMANTIC_MATCHERS: dict[str, Callable[..., SemanticMatcher]] = {
     "position": _position,
     "efficientnet-lite0": _efficientnet,
     "xfeat-dense": _xfeat_dense,
+    "torchvision": _torchvision,
+    "timm": _timm,
 }
 
 

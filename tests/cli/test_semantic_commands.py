@@ -76,6 +76,8 @@ def test_match_draws_semantic_matches(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "come back (semantic:position" in capsys.readouterr().out
     assert main([*command, "--matcher", "semantic:magic"]) == 2
     assert "known: position" in capsys.readouterr().err
+    assert main([*command, "--matcher", "semantic:position", "--weights", str(out / "matches.npz")]) == 2
+    assert "leave out --weights" in capsys.readouterr().err
 
 
 def test_match_says_what_is_wrong_with_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from vision3d.cli.match import FILES, check_config, matches_png, versions
 from vision3d.data.photos import load_photo
+from vision3d.errors import UsageError
 from vision3d.io.atomic import atomic_directory
 from vision3d.matching.semantic.catalogue import make_semantic_matcher
 from vision3d.matching.semantic.grid_matches import grid_matches
@@ -29,6 +30,8 @@ def run_semantic(config: MatchConfig) -> int:
     be read, weights are missing or the folder cannot be written.
     """
     check_config(config)
+    if config.weights is not None:
+        raise UsageError("semantic matchers are told their files by name, semantic:NAME:SOURCE; leave out --weights")
     matcher = make_semantic_matcher(config.matcher.removeprefix(PREFIX))
     size = matcher.max_size if config.max_size is None else config.max_size
     start = time.perf_counter()

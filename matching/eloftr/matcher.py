@@ -25,7 +25,7 @@ class EfficientLoFTRMatcher:
 
     Matches have no shared keypoints: both sides are refined per pair. max_size: longer side in px. compact: the small
     network of this project; `weights` must then name a file that was trained. precision "bf16" is for processors that
-    have it. threshold: on the confidence (None: the configuration's).
+    have it. threshold: on the confidence, border: cells along the edges that never match (None: the configuration's).
     """
 
     name = "eloftr"
@@ -37,6 +37,7 @@ class EfficientLoFTRMatcher:
         compact: bool = False,
         mode: Literal["full", "optimised"] = "full",
         threshold: float | None = None,
+        border: int | None = None,
         precision: Literal["fp32", "bf16"] = "fp32",
         device: str = "cpu",
         weights: Path | None = None,
@@ -45,7 +46,12 @@ class EfficientLoFTRMatcher:
             raise UsageError("the compact network has no published weights: give the file of a training run as weights")
         config = EfficientLoFTRConfig.compact() if compact else EfficientLoFTRConfig()
         usual = config.threshold if mode == "full" else 25.0
-        self.config = replace(config, mode=mode, threshold=usual if threshold is None else threshold)
+        self.config = replace(
+            config,
+            mode=mode,
+            threshold=usual if threshold is None else threshold,
+            border=config.border if border is None else border,
+        )
         self.max_size, self.compact, self.precision = max_size, compact, precision
         self.device, self.weights = torch.device(device), weights
 
@@ -59,6 +65,7 @@ class EfficientLoFTRMatcher:
             "compact": self.compact,
             "mode": self.config.mode,
             "threshold": self.config.threshold,
+            "border": self.config.border,
             "precision": self.precision,
             "weights": self._weights_content,
         }

@@ -17,20 +17,29 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from vision3d.cli.evaluate_matching import EvaluateHpatchesConfig, EvaluateMegadepthConfig, EvaluateScannetConfig
 from vision3d.cli.main import main
+from vision3d.config import parse
 from vision3d.core import Correspondences, RigidTransform
 from vision3d.data.hpatches import LEFT_OUT, hpatches_pairs
 from vision3d.data.listed_pairs import CalibratedTruth, ListedPair
 from vision3d.data.pairs import HomographyTruth
 from vision3d.data.pose_benchmarks import megadepth_1500, scannet_1500
 from vision3d.errors import UsageError, Vision3DError
-from vision3d.eval import match_predictions
+from vision3d.eval import match_benchmark, match_predictions
 from vision3d.eval.match_benchmark import evaluate_matching
 from vision3d.eval.match_predictions import Method
 from vision3d.eval.match_scores import MatchProtocol, score_pair
 from vision3d.eval.match_tables import homography_tables, pose_tables
 from vision3d.eval.pair_matches import PhotoSize, SavedMatches
 from vision3d.geometry.homography import shift_origin
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "eval"
+CLASSES = {
+    "hpatches": EvaluateHpatchesConfig,
+    "megadepth1500": EvaluateMegadepthConfig,
+    "scannet1500": EvaluateScannetConfig,
+}
 
 
 def _rough(points: np.ndarray, rng: np.random.Generator, noise: float, wrong: float) -> np.ndarray:
@@ -320,6 +329,30 @@ def test_a_killed_run_goes_on_over_processes(tmp_path: Path) -> None:
     assert [t.rows for t in again.tables] == [t.rows for t in whole.tables]
 
 
+@pytest.mark.parametrize("name", sorted(p.name for p in CONFIGS.glob("*.yaml") if p.stem.split("-")[0] in CLASSES))
+def test_published_settings(name: str) -> None:
+    """Every file is complete but for the folders, and flags override it."""
+    file = CONFIGS / name
+    config = parse(CLASSES[name.split("-")[0]], ["--config", str(file), "--root", "r", "--out", "o", "--workers", "3"])
+    assert (config.root, config.workers) == (Path("r"), 3)
+    assert config.seeds == (1 if name.startswith("hpatches") else 5)
+    assert config.confidence == 0.99999
+
+
+def test_the_authors_thresholds_reach_the_matcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def stand_in(benchmark: str, pairs: object, methods: list[Method], *_: object, **__: object) -> None:
+        seen.update(methods[0].make().settings)
+        raise Vision3DError("far enough")
+
+    monkeypatch.setattr(match_benchmark, "evaluate_matching", stand_in)
+    copies.scannet(tmp_path)
+    file = CONFIGS / "scannet1500-eloftr.yaml"
+    assert main(["evaluate", "scannet1500", "--config", str(file), "--root", str(tmp_path), "--out", "o"]) == 1
+    assert (seen["threshold"], seen["border"]) == (0.1, 0)
+
+
 def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     hp = copies.hpatches(tmp_path / "hp", ("v_turn",))
     md, sn = copies.megadepth(tmp_path / "md", bare=True), copies.scannet(tmp_path / "sn")
@@ -344,6 +377,7 @@ def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     fails("hpatches", hp, "--top", "--top", "0")
     fails("hpatches", hp, "choose one", "--json", "--markdown")
     fails("hpatches", hp, "belongs to one of eloftr, dkm", "--weights", str(hp / "v_turn/1.ppm"))
+    fails("hpatches", hp, "not asked for", "--eloftr-border", "1")
     fails("hpatches", hp, "does not exist", "--method", "eloftr", "--weights", str(tmp_path / "none"))
     fails("hpatches", hp, "32 px or more", "--longer-side", "5")
 

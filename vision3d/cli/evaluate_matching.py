@@ -24,6 +24,11 @@ class _Common:
     """One or more matchers (`vision3d match --help` lists them)."""
     weights: Path | None = None
     """Weights file of eloftr or dkm, whichever is among the methods; default: the published ones."""
+    eloftr_threshold: float | None = None
+    """Of eloftr, on its confidence; 0.1 in the authors' evaluation (default: the matcher's own, 0.2)."""
+    eloftr_border: int | None = None
+    """Of eloftr: cells of 8 px along the photos' edges that never match; 0 in the authors' evaluation on ScanNet
+    (default: the matcher's own, 2)."""
     top: int | None = None
     """Only so many matches of a pair, the best scored (default: all); 1000 is usual for semi-dense matchers on
     HPatches."""
@@ -157,12 +162,19 @@ def _run(
     notes: list[str],
 ) -> int:
     from vision3d.cli.progress import progress_bars
+    from vision3d.errors import UsageError
     from vision3d.eval.match_benchmark import evaluate_matching
     from vision3d.eval.match_predictions import Method
     from vision3d.eval.tables import print_tables
     from vision3d.matching.catalogue import weights_options
 
     options = weights_options(config.method, config.weights)
+    special = {"threshold": config.eloftr_threshold, "border": config.eloftr_border}
+    given = {name: value for name, value in special.items() if value is not None}
+    if given and "eloftr" not in config.method:
+        raise UsageError("--eloftr-threshold and --eloftr-border are of the method eloftr, which is not asked for")
+    if "eloftr" in options:
+        options["eloftr"].update(given)
     methods = [Method(name=name, options=options[name]) for name in config.method]
     with progress_bars() as progress:
         report = evaluate_matching(

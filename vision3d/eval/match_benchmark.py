@@ -35,6 +35,7 @@ PAIRS: dict[Benchmark, int] = {
     "MegaDepth-1500": 1500,
     "ScanNet-1500": 1500,
 }
+MOST_CURVES = 8  # of the plot; beyond, those of the first estimator alone
 MOST_REASONS = 20  # failed pairs that report.json names per method; pairs.csv has all
 
 
@@ -160,10 +161,11 @@ def _curves(scores: Sequence[PairErrors]) -> dict[str, list[float]]:
 
 
 def _panel(benchmark: Benchmark, by_method: ByMethod, protocol: MatchProtocol) -> Panel:
+    shown = protocol.estimators if len(by_method) * len(protocol.estimators) <= MOST_CURVES else protocol.estimators[:1]
     errors = {
         f"{method}, {estimator}": pooled(scores, estimator)
         for method, scores in by_method.items()
-        for estimator in protocol.estimators
+        for estimator in shown
     }
     if benchmark == "HPatches":
         return Panel("All pairs and seeds", "corner error, px of a shorter side of 480", 10.0, (3.0, 5.0), errors)

@@ -17,29 +17,20 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from vision3d.cli.evaluate_matching import EvaluateHpatchesConfig, EvaluateMegadepthConfig, EvaluateScannetConfig
 from vision3d.cli.main import main
-from vision3d.config import parse
 from vision3d.core import Correspondences, RigidTransform
 from vision3d.data.hpatches import LEFT_OUT, hpatches_pairs
 from vision3d.data.listed_pairs import CalibratedTruth, ListedPair
 from vision3d.data.pairs import HomographyTruth
 from vision3d.data.pose_benchmarks import megadepth_1500, scannet_1500
 from vision3d.errors import UsageError, Vision3DError
-from vision3d.eval import match_benchmark, match_predictions
+from vision3d.eval import match_predictions
 from vision3d.eval.match_benchmark import evaluate_matching
 from vision3d.eval.match_predictions import Method
 from vision3d.eval.match_scores import MatchProtocol, score_pair
 from vision3d.eval.match_tables import homography_tables, pose_tables
 from vision3d.eval.pair_matches import PhotoSize, SavedMatches
 from vision3d.geometry.homography import shift_origin
-
-CONFIGS = Path(__file__).parents[2] / "configs" / "eval"
-CLASSES = {
-    "hpatches": EvaluateHpatchesConfig,
-    "megadepth1500": EvaluateMegadepthConfig,
-    "scannet1500": EvaluateScannetConfig,
-}
 
 
 def _rough(points: np.ndarray, rng: np.random.Generator, noise: float, wrong: float) -> np.ndarray:
@@ -145,6 +136,26 @@ def test_pose_metrics_equal_plain_opencv_poselib_and_scipy() -> None:
     assert table.rows[0][6] != table.rows[1][6]
 
 
+@pytest.mark.parametrize("size", [None, (640, 480)])
+@pytest.mark.parametrize("known", [True, False])
+def test_pairs_reach_other_processes_to_the_bit(size: tuple[int, int] | None, known: bool) -> None:
+    random = torch.Generator().manual_seed(0)
+    k0, k1, h = (torch.rand(3, 3, generator=random, dtype=torch.float64) for _ in range(3))
+    turn = torch.from_numpy(Rotation.from_euler("xyz", [1, 2, 3]).as_matrix())
+    pose = RigidTransform(turn, k0[0]) if known else None
+    pair = ListedPair("a", "b", Path("c"), None, CalibratedTruth(k0, k1, size, pose))
+    again = pair.plain().pair()
+    assert (again.name, again.group, again.path0, again.path1) == ("a", "b", Path("c"), None)
+    assert again.truth.size == size
+    assert torch.equal(again.truth.k0, k0)
+    assert torch.equal(again.truth.k1, k1)
+    assert (again.truth.cam1_from_cam0 is not None) is known
+    if pose is not None:
+        assert torch.equal(again.truth.cam1_from_cam0.matrix(), pose.matrix())
+    homography = ListedPair("a", "b", None, None, HomographyTruth(h))
+    assert torch.equal(homography.plain().pair().truth.h_1_from_0, h)
+
+
 def test_best_matches_alone() -> None:
     """--top: the best scored; the rest are off by 50 px."""
     x0 = torch.from_numpy(np.random.default_rng(0).uniform(0, 400, (60, 2)))
@@ -201,8 +212,8 @@ def test_megadepth_in_miniature(tmp_path: Path, oracle: copies.Oracle, bare: boo
         "2 seeds",
         "at most 128 px, sides rounded down to multiples of 32",
         "6 pairs instead of 1500",
-        "2 pairs have no valid truth",
-        "oracle failed on 1 pairs",
+        "without a valid truth in the index: 2",
+        "pairs that oracle failed on: 1",
     ):
         assert words in caption, words
     written = json.loads((out / "report.json").read_text())
@@ -237,7 +248,7 @@ def test_scannet_in_miniature(tmp_path: Path, oracle: copies.Oracle, relative: b
     share = 1 if relative else 2 / 3  # the lost frame's pair is a failure
     for row in report.tables[0].rows:
         assert row[10] == pytest.approx(100 * share, abs=0.2)
-    assert ("1 pairs have no valid truth" in report.tables[0].caption) is not relative
+    assert ("without a valid truth in the index: 1" in report.tables[0].caption) is not relative
     assert "Photos resized to 640x480 px." in report.tables[0].caption
 
 
@@ -313,115 +324,10 @@ def test_a_killed_run_goes_on_over_processes(tmp_path: Path) -> None:
     done = {path: path.stat().st_mtime_ns for path in out.glob("matches/sift/*/*.npz")}
     assert 0 < len(done) < 5
     protocol = MatchProtocol(seeds=2)
-    again = evaluate_matching(
-        "HPatches", hpatches_pairs(root), [Method(name="sift")], out, protocol, size=PhotoSize(shorter=480), workers=2
-    )
+    pairs, size = hpatches_pairs(root), PhotoSize(shorter=480)
+    again = evaluate_matching("HPatches", pairs, [Method(name="sift")], out, protocol, size=size, workers=2)
+    assert not any(p.truth.h_1_from_0.is_shared() for p in pairs)  # each would keep a file open
     assert all(path.stat().st_mtime_ns == at for path, at in done.items())
     assert not list(out.glob("**/.*.tmp"))
-    whole = evaluate_matching(
-        "HPatches",
-        hpatches_pairs(root),
-        [Method(name="sift")],
-        tmp_path / "whole",
-        protocol,
-        size=PhotoSize(shorter=480),
-    )
+    whole = evaluate_matching("HPatches", pairs, [Method(name="sift")], tmp_path / "whole", protocol, size=size)
     assert [t.rows for t in again.tables] == [t.rows for t in whole.tables]
-
-
-@pytest.mark.parametrize("name", sorted(p.name for p in CONFIGS.glob("*.yaml") if p.stem.split("-")[0] in CLASSES))
-def test_published_settings(name: str) -> None:
-    """Every file is complete but for the folders, and flags override it."""
-    file = CONFIGS / name
-    config = parse(CLASSES[name.split("-")[0]], ["--config", str(file), "--root", "r", "--out", "o", "--workers", "3"])
-    assert (config.root, config.workers) == (Path("r"), 3)
-    assert config.seeds == (1 if name.startswith("hpatches") else 5)
-    assert config.confidence == 0.99999
-
-
-def test_the_authors_thresholds_reach_the_matcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
-
-    def stand_in(benchmark: str, pairs: object, methods: list[Method], *_: object, **__: object) -> None:
-        seen.update(methods[0].make().settings)
-        raise Vision3DError("far enough")
-
-    monkeypatch.setattr(match_benchmark, "evaluate_matching", stand_in)
-    copies.scannet(tmp_path)
-    file = CONFIGS / "scannet1500-eloftr.yaml"
-    assert main(["evaluate", "scannet1500", "--config", str(file), "--root", str(tmp_path), "--out", "o"]) == 1
-    assert (seen["threshold"], seen["border"]) == (0.1, 0)
-
-
-def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    hp = copies.hpatches(tmp_path / "hp", ("v_turn",))
-    md, sn = copies.megadepth(tmp_path / "md", bare=True), copies.scannet(tmp_path / "sn")
-    (tmp_path / "empty").mkdir()
-
-    def fails(benchmark: str, root: Path, message: str, *flags: str, code: int = 2) -> None:
-        command = ["evaluate", benchmark, "--root", str(root), "--out", str(tmp_path / "out"), *flags]
-        assert main(command) == code
-        error = capsys.readouterr().err
-        assert message in error, error
-        assert error.strip().count("\n") == 0
-
-    fails("hpatches", tmp_path / "none", "no sequences of HPatches")
-    fails("megadepth1500", tmp_path / "empty", "no index of MegaDepth-1500")
-    fails("scannet1500", tmp_path / "empty", "no index of ScanNet-1500")
-    fails("megadepth1500", md, "does not exist", "--index", str(tmp_path / "nowhere"))
-    fails("megadepth1500", md, "no index of MegaDepth-1500 (0015", "--index", str(tmp_path / "empty"))
-    fails("hpatches", hp, "no matcher is called 'magic'", "--method", "magic")
-    fails("hpatches", hp, "different matchers", "--method", "sift", "sift")
-    fails("hpatches", hp, "poselib", "--estimators", "magic")
-    fails("hpatches", hp, "workers are 1 or more", "--workers", "0")
-    fails("hpatches", hp, "--top", "--top", "0")
-    fails("hpatches", hp, "choose one", "--json", "--markdown")
-    fails("hpatches", hp, "belongs to one of eloftr, dkm", "--weights", str(hp / "v_turn/1.ppm"))
-    fails("hpatches", hp, "not asked for", "--eloftr-border", "1")
-    fails("hpatches", hp, "does not exist", "--method", "eloftr", "--weights", str(tmp_path / "none"))
-    fails("hpatches", hp, "32 px or more", "--longer-side", "5")
-
-    monkeypatch.setenv("VISION3D_OFFLINE", "1")
-    monkeypatch.setenv("VISION3D_CACHE", str(tmp_path / "cache"))
-    fails("hpatches", hp, "DKMv3_outdoor.pth", "--method", "sift", "dkm", code=1)
-    assert not (tmp_path / "out/matches/sift").exists()  # said before any work
-
-    (hp / "v_turn/H_1_4").write_text("1 0 0\n0 1 0\n")
-    fails("hpatches", hp, "H_1_4", code=1)
-    (hp / "v_turn/H_1_4").write_text("1 0 0\n0 1 0\n1 1 0\n")
-    fails("hpatches", hp, "no inverse", code=1)
-    (hp / "v_turn/H_1_4").unlink()
-    fails("hpatches", hp, "lacks H_1_4", code=1)
-    np.savetxt(hp / "v_turn/H_1_4", np.eye(3))
-    (hp / "v_turn/6.ppm").unlink()
-    fails("hpatches", hp, "no photo 6", code=1)
-
-    (md / "Undistorted_SfM/0015/images/2_o.jpg").unlink()
-    fails("megadepth1500", md, "1 of 3 photos", code=1)
-    (md / "megadepth_test_1500_scene_info/0015_0.1_0.3.npz").write_bytes(b"\x80\x04 cut")
-    fails("megadepth1500", md, "0015_0.1_0.3.npz is damaged", code=1)
-    np.savez(md / "megadepth_test_1500_scene_info/0015_0.1_0.3.npz", image_paths=np.array(["a.jpg"]))
-    fails("megadepth1500", md, "no index of MegaDepth-1500: KeyError", code=1)
-
-    (sn / "scannet_test_1500/scene0707_00/pose/10.txt").unlink()
-    fails("scannet1500", sn, "10.txt cannot be read", code=1)
-    np.savez(sn / "intrinsics.npz", other=np.eye(3))
-    fails("scannet1500", sn, "scene0707_00", code=1)
-    (sn / "scannet_test_1500/scene0707_00/color/10.jpg").unlink()
-    copies_k = np.eye(3)
-    np.savez(sn / "intrinsics.npz", scene0707_00=copies_k)
-    fails("scannet1500", sn, "photos that", code=1)
-
-
-def test_every_pair_failing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = copies.hpatches(tmp_path / "data", ("v_turn",))
-
-    class Broken(copies.Oracle):
-        def match(self, image0: object, image1: object) -> Correspondences:
-            return Correspondences(torch.full((5, 2), torch.nan), torch.zeros(5, 2), torch.ones(5))
-
-    monkeypatch.setattr(match_predictions, "make_matcher", lambda name: Broken())
-    with pytest.raises(Vision3DError, match=r"failed on every pair; on v_turn/1_2: .* not finite"):
-        evaluate_matching(
-            "HPatches", hpatches_pairs(root), [Method(name="b")], tmp_path / "out", MatchProtocol(), size=None
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -32,3 +33,34 @@ class ListedPair:
     path0: Path | None
     path1: Path | None
     truth: HomographyTruth | CalibratedTruth
+
+    def plain(self) -> PlainPair:
+        """Without tensors, for another process: torch would hold a file open for every one that is sent."""
+        truth = self.truth
+        if isinstance(truth, HomographyTruth):
+            return PlainPair(self.name, self.group, self.path0, self.path1, [truth.h_1_from_0.tolist()], None)
+        pose = truth.cam1_from_cam0
+        matrices = [truth.k0, truth.k1, *([] if pose is None else [pose.matrix()])]
+        size = truth.size or (0, 0)
+        return PlainPair(self.name, self.group, self.path0, self.path1, [m.tolist() for m in matrices], size)
+
+
+@dataclass(frozen=True, slots=True)
+class PlainPair:
+    """A ListedPair in lists of numbers, float64 to the bit. size: None for homographies, (0, 0) for a photo's own."""
+
+    name: str
+    group: str
+    path0: Path | None
+    path1: Path | None
+    matrices: list[list[list[float]]]
+    size: tuple[int, int] | None
+
+    def pair(self) -> ListedPair:
+        """The pair again."""
+        first, *others = (torch.tensor(m, dtype=torch.float64) for m in self.matrices)
+        truth: HomographyTruth | CalibratedTruth = HomographyTruth(first)
+        if self.size is not None:
+            pose = RigidTransform(others[1][:3, :3], others[1][:3, 3]) if len(others) > 1 else None
+            truth = CalibratedTruth(first, others[0], self.size if any(self.size) else None, pose)
+        return ListedPair(self.name, self.group, self.path0, self.path1, truth)

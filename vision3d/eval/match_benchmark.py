@@ -137,11 +137,13 @@ def _notes(benchmark: Benchmark, by_method: ByMethod) -> list[str]:
         )
     unknown = sum(not score.known for score in first)
     if unknown:
-        notes.append(f"{unknown} pairs have no valid truth in the index and count as failures")
+        notes.append(f"pairs without a valid truth in the index: {unknown}, which count as failures")
     for method, scores in by_method.items():
         failed = [score for score in scores if score.failed]
         if failed:
-            notes.append(f"{method} failed on {len(failed)} pairs, which count as wrong (first: {failed[0].name})")
+            notes.append(
+                f"pairs that {method} failed on: {len(failed)}, which count as wrong (first: {failed[0].name})"
+            )
     return notes
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from vision3d.core import Progress, silent
-from vision3d.data.listed_pairs import ListedPair
+from vision3d.data.listed_pairs import ListedPair, PlainPair
 from vision3d.errors import UsageError, Vision3DError
 from vision3d.eval.pair_matches import PhotoSize, save_pair
 from vision3d.io.atomic import recover_leftovers
@@ -83,7 +83,7 @@ class Workers:
                 results[i] = _run(work, pair, method)
                 progress(stage, i + 1, len(pairs))
             return results
-        jobs = {self._pool.submit(_run, work, pair, method): i for i, pair in enumerate(pairs)}
+        jobs = {self._pool.submit(_run_plain, work, pair.plain(), method): i for i, pair in enumerate(pairs)}
         try:
             for done, job in enumerate(as_completed(jobs), 1):
                 results[jobs[job]] = job.result()
@@ -135,6 +135,10 @@ def _run(work: Callable[..., Any], pair: ListedPair, method: Method | None) -> A
         _made.clear()
         _made[method.name] = method.make()
     return work(pair, _made[method.name])
+
+
+def _run_plain(work: Callable[..., Any], pair: PlainPair, method: Method | None) -> Any:
+    return _run(work, pair.pair(), method)
 
 
 def _one_thread() -> None:

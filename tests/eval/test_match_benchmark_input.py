@@ -1,5 +1,7 @@
 """`evaluate hpatches`, `megadepth1500`, `scannet1500`: published settings as files, wrong use, broken layouts."""
 
+import os
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import match_benchmark_copies as copies
@@ -17,6 +19,7 @@ from vision3d.eval import match_benchmark, match_predictions
 from vision3d.eval.match_benchmark import evaluate_matching
 from vision3d.eval.match_predictions import Method
 from vision3d.eval.match_scores import MatchProtocol
+from vision3d.io.npz_objects import read_npz
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "eval"
 CLASSES = {
@@ -122,3 +125,24 @@ def test_every_pair_failing_is_an_error(tmp_path: Path, monkeypatch: pytest.Monk
         evaluate_matching(
             "HPatches", hpatches_pairs(root), [Method(name="b")], tmp_path / "out", MatchProtocol(), size=None
         )
+
+
+class _Bomb:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
+def test_a_bare_pickle_as_index_runs_nothing(tmp_path: Path) -> None:
+    file, made = tmp_path / "0015_0.1_0.3.npz", tmp_path / "made"
+    for content in ({"pair_infos": [_Bomb(str(made))]}, _Bomb(str(made)), [1, 2], {"a": 3}):
+        file.write_bytes(ForkingPickler.dumps(content, 4))
+        with pytest.raises(Vision3DError, match=r"holds more than arrays"):
+            read_npz(file)
+    assert not made.exists()
+    file.write_bytes(ForkingPickler.dumps({"a": np.arange(3), "b": [(np.eye(2), 1.5), None]}, 4))
+    table = read_npz(file)
+    assert table["a"].tolist() == [0, 1, 2]
+    assert (table["b"].dtype, table["b"].shape, table["b"][0][1], table["b"][1]) == (object, (2,), 1.5, None)

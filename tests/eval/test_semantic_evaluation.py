@@ -196,6 +196,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     split = read_spair(write_copies(tmp_path / "set", pairs_per_category=6))
     for workers in (1, 2):
         save_predictions(split.pairs, "efficientnet-lite0", tmp_path / str(workers), workers=workers)
+    assert not any(pair.points0.is_shared() for pair in split.pairs)  # an open file each
     one, two = (read_predictions(split.pairs, "efficientnet-lite0", tmp_path / name) for name in "12")
     for pair in split.pairs:
         assert np.allclose(one[pair.pair_id].found, two[pair.pair_id].found, atol=0.05)

@@ -17,7 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,8 @@ def _run(left: list[SemanticPair], method: str, workers: int) -> Iterator[list[t
     pools = [ProcessPoolExecutor(1, context, _one_thread) for _ in range(workers)]
     try:
         jobs: list[Future[list[tuple[str, Prediction]]]] = [
-            pools[i * workers // len(chunks)].submit(_predict_chunk, method, chunk) for i, chunk in enumerate(chunks)
+            pools[i * workers // len(chunks)].submit(_predict_chunk, method, [_packed(pair) for pair in chunk])
+            for i, chunk in enumerate(chunks)
         ]
         for job in as_completed(jobs):
             yield job.result()
@@ -187,9 +188,20 @@ def _describer(method: str) -> Describer:
     return Describer(make_semantic_matcher(method))
 
 
-def _predict_chunk(method: str, chunk: list[SemanticPair]) -> list[tuple[str, Prediction]]:
+def _predict_chunk(method: str, chunk: list[dict[str, Any]]) -> list[tuple[str, Prediction]]:
     describe = _describer(method)
-    return [(pair.pair_id, predict(pair, describe)) for pair in chunk]
+    return [(pair.pair_id, predict(pair, describe)) for pair in map(_unpacked, chunk)]
+
+
+def _packed(pair: SemanticPair) -> dict[str, Any]:
+    """The pair without tensors: torch would hold a file open for each that goes to another process."""
+    values = {field.name: getattr(pair, field.name) for field in fields(pair)}
+    return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+
+
+def _unpacked(values: dict[str, Any]) -> SemanticPair:
+    tensors: dict[str, Any] = {n: torch.from_numpy(v) for n, v in values.items() if isinstance(v, np.ndarray)}
+    return SemanticPair(**{**values, **tensors})
 
 
 def _bytes(features: DenseFeatures) -> int:

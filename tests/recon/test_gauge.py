@@ -1,5 +1,7 @@
 """The canonical frame: the same for every similar copy of a scene, and nothing else changes."""
 
+from dataclasses import replace
+
 import torch
 from scipy.spatial.transform import Rotation
 
@@ -54,3 +56,29 @@ def test_projections_stay() -> None:
         before, front = scene.camera_of(name).project(scene.images[name].cam_from_world.apply(scene.points))
         after, _ = scene.camera_of(name).project(moved.images[name].cam_from_world.apply(moved.points))
         torch.testing.assert_close(before[front], after[front])
+
+
+def test_the_order_of_the_points_is_that_of_their_observations() -> None:
+    dice = torch.Generator().manual_seed(5)
+    scene = _scene(2)
+    point, image = torch.randint(0, 18, (60,), generator=dice), torch.arange(60) // 20  # two points nobody sees
+    tracks = Tracks(("b", "a", "c"), point, image, torch.rand(60, 2, generator=dice, dtype=torch.float64))
+    errors, colors = torch.arange(20.0), torch.arange(60, dtype=torch.uint8).reshape(20, 3)
+    scene = replace(scene, tracks=tracks, errors=errors, colors=colors)
+    seen, away = len(point.unique()), torch.randperm(20, generator=dice)
+    shuffled = replace(
+        scene,
+        points=scene.points[away],
+        errors=errors[away],
+        colors=colors[away],
+        tracks=replace(tracks, point=torch.argsort(away)[point]),
+    )
+    first, second = canonical(scene), canonical(shuffled)
+    assert torch.equal(first.points[:seen], second.points[:seen]) and torch.equal(
+        first.errors[:seen], second.errors[:seen]
+    )
+    assert torch.equal(first.tracks.point, second.tracks.point) and torch.equal(
+        first.colors[:seen], second.colors[:seen]
+    )
+    assert torch.equal(first.errors[first.tracks.point], errors[point])  # observations kept their points
+    assert first.tracks.point[0] == 0

@@ -6,13 +6,15 @@ and nothing else; cell (row i, column j) of h x w is centred at ((j + 0.5) W / w
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
-from vision3d.core import Image
+from vision3d.core import Image, Progress, silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,4 +67,22 @@ class SemanticMatcher(Protocol):
     ) -> Float[Tensor, "n 2"]:
         """Where the points (px of the source's original) lie in the target (px of its original); always finite and
         inside the picture."""
+        ...
+
+
+@runtime_checkable
+class CollectionMatcher(SemanticMatcher, Protocol):
+    """A semantic matcher that is fitted to collections of pictures first, without labels, and then describes these."""
+
+    def fit(
+        self, collections: Mapping[str, Sequence[Path]], folder: Path, progress: Progress = silent
+    ) -> dict[str, object]:
+        """Fits the collections (files by name) that have no fit in `folder` yet, and takes them into use.
+
+        Returns a digest of each. Errors as in the matcher.
+        """
+        ...
+
+    def use(self, folder: Path) -> None:
+        """Takes the fits in `folder` into use. Vision3DError if there is none."""
         ...

@@ -48,21 +48,37 @@ def _timm(source: str, **options: Any) -> SemanticMatcher:
     return FrozenFeatures(backbone, **{"size": fitting_size(backbone.multiple), **options})
 
 
+def _asic(source: str = "0", **options: Any) -> SemanticMatcher:
+    from vision3d.matching.semantic.asic.config import AsicConfig
+    from vision3d.matching.semantic.asic.matcher import AsicMatcher
+    from vision3d.matching.semantic.backbones import EfficientNetBackbone
+
+    if not (source.isascii() and source.isdigit()):
+        raise UsageError(f"after asic: stands the seed, a number, got {source}")
+    return AsicMatcher(EfficientNetBackbone(), AsicConfig(seed=int(source)), **options)
+
+
+def _asic_canonical(source: str = "0", **options: Any) -> SemanticMatcher:
+    return _asic(source, guided=False, **options)
+
+
 SEMANTIC_MATCHERS: dict[str, Callable[..., SemanticMatcher]] = {
     "position": _position,
     "efficientnet-lite0": _efficientnet,
     "xfeat-dense": _xfeat_dense,
     "torchvision": _torchvision,
     "timm": _timm,
+    "asic": _asic,
+    "asic-canonical": _asic_canonical,
 }
 
 
 def make_semantic_matcher(name: str, **options: Any) -> SemanticMatcher:
     """The matcher called `name` (a key of SEMANTIC_MATCHERS) with its constructor's keyword options.
 
-    A matcher whose constructor has the parameter `source` is named NAME:SOURCE (files it needs). UsageError for an
-    unknown name (it lists the known ones), and for a source that is missing or not wanted. Networks are loaded at first
-    use.
+    A matcher whose constructor has the parameter `source` is named NAME:SOURCE (files it needs; ASIC's seed).
+    UsageError for an unknown name (it lists the known ones), and for a source that is missing or not wanted. Networks
+    are loaded at first use.
     """
     key, _, source = name.partition(":")
     if key not in SEMANTIC_MATCHERS:

@@ -2,7 +2,8 @@
 
 OUT/predictions/METHOD.jsonl: a line per pair in the order of the pairs. While a method runs its lines are appended to
 METHOD.partial.jsonl, so a run that was killed goes on where it stopped; lines that no longer fit (other settings,
-pictures or keypoints) are made anew.
+pictures or keypoints) are made anew. A method that is fitted to collections first is fitted to the pictures of each
+category, without their labels, into OUT/fits.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from vision3d.data.photos import load_photo
 from vision3d.data.semantic_pairs import SemanticPair
 from vision3d.errors import UsageError, Vision3DError
 from vision3d.io.atomic import atomic_write_text
-from vision3d.matching.semantic.base import DenseFeatures, SemanticMatcher
+from vision3d.matching.semantic.base import CollectionMatcher, DenseFeatures, SemanticMatcher
 from vision3d.matching.semantic.catalogue import make_semantic_matcher
 
 FORMAT = 1  # of the lines; another number makes them all anew
@@ -107,7 +108,12 @@ def save_predictions(
     """
     if workers < 1:
         raise UsageError(f"workers are 1 or more, got {workers}")
-    settings = make_semantic_matcher(method).settings
+    matcher = make_semantic_matcher(method)
+    settings = matcher.settings
+    fits: Path | None = None
+    if isinstance(matcher, CollectionMatcher):
+        fits = out / "fits"
+        settings = {**settings, "collections": matcher.fit(collections(pairs), fits, progress)}
     path, partial = predictions_path(out, method), predictions_path(out, method).with_suffix(".partial.jsonl")
     keys = _keys(pairs, settings)
     done = {**_lines(path, keys), **_lines(partial, keys)}
@@ -117,7 +123,7 @@ def save_predictions(
         path.parent.mkdir(parents=True, exist_ok=True)
         _end_line(partial)
         with partial.open("a", encoding="utf-8") as log:
-            for predicted in _run(left, method, min(workers, -(-len(left) // CHUNK))):
+            for predicted in _run(left, method, fits, min(workers, -(-len(left) // CHUNK))):
                 for pair_id, prediction in predicted:
                     done[pair_id] = _line(pair_id, keys[pair_id], prediction)
                     log.write(done[pair_id] + "\n")
@@ -155,11 +161,29 @@ def predictions_path(out: Path, method: str) -> Path:
     return out / "predictions" / f"{name}.jsonl"
 
 
-def _run(left: list[SemanticPair], method: str, workers: int) -> Iterator[list[tuple[str, Prediction]]]:
+def collections(pairs: Sequence[SemanticPair]) -> dict[str, list[Path]]:
+    """The pictures of each category, once each, in order."""
+    found: dict[str, set[Path]] = {}
+    for pair in pairs:
+        found.setdefault(pair.category, set()).update((pair.image0, pair.image1))
+    return {category: sorted(files) for category, files in found.items()}
+
+
+def fitted_matcher(method: str, fits: Path | None) -> SemanticMatcher:
+    """The matcher called `method`, with its fits in use where it has any. Errors as in both."""
+    matcher = make_semantic_matcher(method)
+    if fits is not None and isinstance(matcher, CollectionMatcher):
+        matcher.use(fits)
+    return matcher
+
+
+def _run(
+    left: list[SemanticPair], method: str, fits: Path | None, workers: int
+) -> Iterator[list[tuple[str, Prediction]]]:
     """The predictions, some pairs at a time. Neighbours in the list share pictures: each process gets one stretch."""
     chunks = [left[i : i + CHUNK] for i in range(0, len(left), CHUNK)]
     if workers == 1:
-        describe = Describer(make_semantic_matcher(method))
+        describe = Describer(fitted_matcher(method, fits))
         for chunk in chunks:
             yield [(pair.pair_id, predict(pair, describe)) for pair in chunk]
         return
@@ -167,7 +191,7 @@ def _run(left: list[SemanticPair], method: str, workers: int) -> Iterator[list[t
     pools = [ProcessPoolExecutor(1, context, _one_thread) for _ in range(workers)]
     try:
         jobs: list[Future[list[tuple[str, Prediction]]]] = [
-            pools[i * workers // len(chunks)].submit(_predict_chunk, method, [_packed(pair) for pair in chunk])
+            pools[i * workers // len(chunks)].submit(_predict_chunk, method, fits, [_packed(pair) for pair in chunk])
             for i, chunk in enumerate(chunks)
         ]
         for job in as_completed(jobs):
@@ -183,13 +207,13 @@ def _one_thread() -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _describer(method: str) -> Describer:
+def _describer(method: str, fits: Path | None) -> Describer:
     """A process's own, kept from chunk to chunk."""
-    return Describer(make_semantic_matcher(method))
+    return Describer(fitted_matcher(method, fits))
 
 
-def _predict_chunk(method: str, chunk: list[dict[str, Any]]) -> list[tuple[str, Prediction]]:
-    describe = _describer(method)
+def _predict_chunk(method: str, fits: Path | None, chunk: list[dict[str, Any]]) -> list[tuple[str, Prediction]]:
+    describe = _describer(method, fits)
     return [(pair.pair_id, predict(pair, describe)) for pair in map(_unpacked, chunk)]
 
 

@@ -109,7 +109,8 @@ def reduced_features(collection: Collection) -> Float[Tensor, "n d h w"]:
     vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :REDUCED]
     strongest = vectors.abs().argmax(dim=0)
     vectors = vectors * vectors[strongest, torch.arange(vectors.shape[1])].sign()
-    return ((features.double() - mean) @ vectors).float().permute(0, 3, 1, 2).contiguous()
+    reduced: Tensor = ((features.double() - mean) @ vectors).float()
+    return reduced.permute(0, 3, 1, 2).contiguous()
 
 
 def _inputs(collection: Collection, reduced: Float[Tensor, "n d h w"]) -> Float[Tensor, "n e h w"]:

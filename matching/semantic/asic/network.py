@@ -24,8 +24,8 @@ class CanonicalNetwork(nn.Module):
         self.coarse = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1)
         self.merge = nn.Conv2d(3 * channels, channels, 3, padding=1)
         self.write = nn.Conv2d(channels, 2, 1)
-        nn.init.zeros_(self.write.weight)
-        nn.init.zeros_(self.write.bias)
+        for parameter in self.write.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, inputs: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 2 h w"]:
         """What to add to the canonical coordinates of every cell."""

@@ -48,6 +48,14 @@ def _timm(source: str, **options: Any) -> SemanticMatcher:
     return FrozenFeatures(backbone, **{"size": fitting_size(backbone.multiple), **options})
 
 
+def _head(source: str, **options: Any) -> SemanticMatcher:
+    from pathlib import Path
+
+    from vision3d.matching.semantic.trained_head import trained_head
+
+    return trained_head(Path(source), **options)
+
+
 def _asic(source: str = "0", **options: Any) -> SemanticMatcher:
     from vision3d.matching.semantic.asic.config import AsicConfig
     from vision3d.matching.semantic.asic.matcher import AsicMatcher
@@ -68,6 +76,7 @@ SEMANTIC_MATCHERS: dict[str, Callable[..., SemanticMatcher]] = {
     "xfeat-dense": _xfeat_dense,
     "torchvision": _torchvision,
     "timm": _timm,
+    "head": _head,
     "asic": _asic,
     "asic-canonical": _asic_canonical,
 }

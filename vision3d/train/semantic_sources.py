@@ -1,6 +1,6 @@
 """Pairs with keypoints for training semantic matchers: which pairs, and which of them count as labelled.
 
-SPair-71k, or a set in its layout. A share of the pairs of each category may be taken as labelled, the others as pictures
+SPair-71k, or a set in its layout. A share of each category's pairs may count as labelled, the rest as pictures
 without labels: the setting of semi-supervised training (J. Kim et al., "Match me if you can", ACCV 2024).
 """
 

@@ -15,6 +15,7 @@ TASKS: dict[str, tuple[str, str]] = {
     "eloftr": ("vision3d.train.eloftr", "EloftrTaskConfig"),
     "hough": ("vision3d.train.hough", "HoughConfig"),
     "point_features": ("vision3d.train.point_features", "PointFeaturesConfig"),
+    "semantic_head": ("vision3d.train.semantic_head", "SemanticHeadConfig"),
 }
 
 

@@ -126,7 +126,8 @@ class KeptFeatures:
             square = squash(_window(image, view), self.size)
         except ValueError as error:
             raise Vision3DError(f"{file}: {error}") from None
-        grid = self.backbone(square.flip(3) if view.mirrored else square)[0]
+        with torch.random.fork_rng(devices=[]):  # loading a network draws numbers, which a resumed run does not
+            grid = self.backbone(square.flip(3) if view.mirrored else square)[0]
         return F.normalize(grid, dim=0).half().cpu()
 
 

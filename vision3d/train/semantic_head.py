@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vision3d.data.collate import Batch, collate
 from vision3d.data.semantic_pairs import SemanticPair
 from vision3d.errors import UsageError
 from vision3d.eval.pck import PckRule, PredictedPair, pck
@@ -97,16 +98,11 @@ class KeypointPairs:
         return HeadSample(*grids, *cells)
 
 
-def list_samples(samples: list[HeadSample]) -> dict[str, list[Tensor]]:
-    """Samples to a batch: lists, as pairs differ in their number of keypoints."""
-    return {name: [getattr(sample, name) for sample in samples] for name in HeadSample.__slots__}
-
-
 class SemanticHead:
     """The task: cross-entropy on labelled pairs; validation by PCK of held-out pairs."""
 
     main_metric = "pck"
-    collate = staticmethod(list_samples)
+    collate = staticmethod(collate)
 
     def __init__(self, config: SemanticHeadConfig) -> None:
         self.config = config
@@ -119,20 +115,19 @@ class SemanticHead:
         self.dataset = KeypointPairs(pairs, self.features, config.windows, config.mirror, config.seed)
         self.held_out = held_out_pairs(config.source)
 
-    def losses(self, batch: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    def losses(self, batch: Batch[HeadSample]) -> dict[str, Tensor]:
         """The mean over the keypoints of the batch that lie in both views."""
-        count = len(batch["grid0"])
-        grids = self.model(torch.stack([*batch["grid0"], *batch["grid1"]]))
+        grids = self.model(torch.cat([batch.grid0, batch.grid1]))
         terms = [
             keypoint_cross_entropy(
                 grids[i],
-                grids[count + i],
-                batch["cells0"][i],
-                batch["cells1"][i],
+                grids[len(batch) + i],
+                batch[i].cells0,
+                batch[i].cells1,
                 temperature=self.config.temperature,
                 sigma=self.config.sigma,
             )
-            for i in range(count)
+            for i in range(len(batch))
         ]
         every = torch.cat(terms)
         return {"loss": every.sum() / (every > 0).sum().clamp(min=1)}

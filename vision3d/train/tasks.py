@@ -14,6 +14,7 @@ TASKS: dict[str, tuple[str, str]] = {
     "detector": ("vision3d.train.detector", "DetectorTaskConfig"),
     "eloftr": ("vision3d.train.eloftr", "EloftrTaskConfig"),
     "hough": ("vision3d.train.hough", "HoughConfig"),
+    "matchme": ("vision3d.train.matchme", "MatchMeConfig"),
     "point_features": ("vision3d.train.point_features", "PointFeaturesConfig"),
     "semantic_head": ("vision3d.train.semantic_head", "SemanticHeadConfig"),
 }

@@ -1,0 +1,94 @@
+"""Match me if you can: trains a head with few labels and with those that an earlier head gave to unpaired pictures.
+
+J. Kim et al., "Match me if you can: Semi-Supervised Semantic Correspondence Learning with Unpaired Images", ACCV 2024.
+The annotator is a trained head (task semantic_head, or this task: then it is the next round).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vision3d.data.semantic_pairs import SemanticPair
+from vision3d.errors import UsageError
+from vision3d.matching.semantic.base import DenseFeatures
+from vision3d.matching.semantic.trained_head import HeadedBackbone, trained_head
+from vision3d.train.semantic_annotator import AnnotatorConfig, annotate, unlabelled_pairs
+from vision3d.train.semantic_head import HeadSample, KeypointPairs, SemanticHead, SemanticHeadConfig
+from vision3d.train.semantic_sources import training_pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchMeConfig(SemanticHeadConfig):
+    """What is trained, on what, and who annotates."""
+
+    annotator: Path
+    """weights of a trained head, on the same backbone and size"""
+    machine: AnnotatorConfig = field(default_factory=AnnotatorConfig)
+    machine_share: float = 0.5
+    """of the samples, those with machine labels"""
+
+    def __post_init__(self) -> None:
+        SemanticHeadConfig.__post_init__(self)
+        if not 0 < self.machine_share < 1:
+            raise ValueError(f"machine_share lies between 0 and 1, got {self.machine_share:g}")
+
+
+@dataclass(frozen=True)
+class MixedPairs:
+    """Labelled pairs, in the place of a share of which comes a machine-labelled pair, drawn anew in every epoch."""
+
+    labelled: KeypointPairs
+    machine: KeypointPairs
+    share: float
+
+    def __len__(self) -> int:
+        return len(self.labelled)
+
+    def sample(self, index: int, epoch: int) -> HeadSample:
+        """See `KeypointPairs`."""
+        rng = np.random.default_rng((self.labelled.seed, epoch, index, 1))
+        if rng.random() < self.share:
+            return self.machine.sample(int(rng.integers(len(self.machine))), epoch)
+        return self.labelled.sample(index, epoch)
+
+
+class MatchMe(SemanticHead):
+    """The task: that of `SemanticHead`, with machine labels among the labels."""
+
+    def __init__(self, config: MatchMeConfig) -> None:
+        super().__init__(config)
+        self.machine_pairs = self._annotate(config, self.dataset.pairs)
+        if not self.machine_pairs:
+            raise UsageError(f"{config.annotator} is sure of no point; raise machine.within or machine.share")
+        machine = KeypointPairs(self.machine_pairs, self.features, config.windows, config.mirror, config.seed)
+        self.dataset = MixedPairs(self.dataset, machine, config.machine_share)
+
+    @torch.no_grad()
+    def _annotate(self, config: MatchMeConfig, labelled: Sequence[SemanticPair]) -> list[SemanticPair]:
+        """What the annotator makes of pictures that are not labelled as pairs."""
+        annotator = trained_head(config.annotator)
+        backbone = annotator.backbone
+        assert isinstance(backbone, HeadedBackbone)
+        same = self.frozen.backbone.settings == backbone.backbone.settings and annotator.max_size == config.size
+        if not same:
+            raise UsageError(f"{config.annotator} was trained on another backbone or size than this head shall be")
+        kept: dict[Path, DenseFeatures] = {}
+
+        def describe(file: Path, size: tuple[int, int]) -> DenseFeatures:
+            if file not in kept:
+                kept[file] = DenseFeatures(backbone.head(self.features(file, size)[None])[0], size)
+            return kept[file]
+
+        source = config.source
+        pairs = unlabelled_pairs(labelled, training_pictures(source), config.machine.pairs, source.seed)
+        return annotate(pairs, describe, config.machine)
+
+
+def build(config: MatchMeConfig) -> MatchMe:
+    """The task of these settings. UsageError for data or an annotator that is not there."""
+    return MatchMe(config)

@@ -19,7 +19,7 @@ class HeadConfig:
 
     hidden: int = 128
     """channels inside a bottleneck"""
-    blocks: int = 2
+    blocks: int = 4
     """bottlenecks, one after the other; the second and later ones look twice as far as the one before"""
     dropout: float = 0.2
     """share of the input's channels that are left out while training"""

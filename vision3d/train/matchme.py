@@ -29,7 +29,7 @@ class MatchMeConfig(SemanticHeadConfig):
     annotator: Path
     """weights of a trained head, on the same backbone and size"""
     machine: AnnotatorConfig = field(default_factory=AnnotatorConfig)
-    machine_share: float = 0.5
+    machine_share: float = 0.7
     """of the samples, those with machine labels"""
 
     def __post_init__(self) -> None:

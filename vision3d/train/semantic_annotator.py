@@ -7,7 +7,7 @@ Kept are points that come back to where they started and, of these, the share th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ class AnnotatorConfig:
     """pairs of pictures that are annotated, at most, the same number of each category"""
     within: float = 1.5
     """cells from which a point carried there and back may be away from its start"""
-    share: float = 0.5
+    share: float = 1.0
     """of the points that come back, those the annotator is surest of"""
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ def annotate(
         keep = keep & (surety >= limit)
         if keep.any():
             ids = tuple(key for key, k in zip(pair.keypoint_ids, keep.tolist(), strict=True) if k)
-            out.append(_replaced(pair, ids, pair.points0[keep], points1[keep]))
+            out.append(replace(pair, keypoint_ids=ids, points0=pair.points0[keep], points1=points1[keep]))
     return out
 
 
@@ -108,23 +108,7 @@ def carry_and_return(
 
 
 def _pair(source: Picture, target: Picture, ids: tuple[str, ...], points: Tensor) -> SemanticPair:
-    whole = (0.0, 0.0, float(target.size[0]), float(target.size[1]))
-    return SemanticPair(
-        f"{source.file.stem}-{target.file.stem}:{source.category}",
-        source.category,
-        source.file,
-        target.file,
-        source.size,
-        target.size,
-        (0.0, 0.0, float(source.size[0]), float(source.size[1])),
-        whole,
-        points,
-        points,
-        ids,
-    )
-
-
-def _replaced(pair: SemanticPair, ids: tuple[str, ...], points0: Tensor, points1: Tensor) -> SemanticPair:
-    import dataclasses
-
-    return dataclasses.replace(pair, keypoint_ids=ids, points0=points0, points1=points1)
+    box0, box1 = ((0.0, 0.0, float(picture.size[0]), float(picture.size[1])) for picture in (source, target))
+    name = f"{source.file.stem}-{target.file.stem}:{source.category}"
+    files, sizes = (source.file, target.file), (source.size, target.size)
+    return SemanticPair(name, source.category, *files, *sizes, box0, box1, points, points, ids)

@@ -39,7 +39,7 @@ class SemanticHeadConfig:
     """px of the square that pictures are squashed to"""
     keep: Path | None = None
     """folder that keeps the frozen features; null: memory"""
-    windows: int = 3
+    windows: int = 0
     """windows of each picture to train on beside the whole; 0: the whole alone"""
     mirror: bool = True
     """train on mirror images of both pictures, too"""

@@ -6,7 +6,6 @@ The annotator is a trained head (task semantic_head, or this task: then it is th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,14 +61,13 @@ class MatchMe(SemanticHead):
 
     def __init__(self, config: MatchMeConfig) -> None:
         super().__init__(config)
-        self.machine_pairs = self._annotate(config, self.dataset.pairs)
+        self.machine_pairs = self._annotate(config)
         if not self.machine_pairs:
             raise UsageError(f"{config.annotator} is sure of no point; raise machine.within or machine.share")
-        machine = KeypointPairs(self.machine_pairs, self.features, config.windows, config.mirror, config.seed)
-        self.dataset = MixedPairs(self.dataset, machine, config.machine_share)
+        self.dataset = MixedPairs(self._views(self.labelled), self._views(self.machine_pairs), config.machine_share)
 
     @torch.no_grad()
-    def _annotate(self, config: MatchMeConfig, labelled: Sequence[SemanticPair]) -> list[SemanticPair]:
+    def _annotate(self, config: MatchMeConfig) -> list[SemanticPair]:
         """What the annotator makes of pictures that are not labelled as pairs."""
         annotator = trained_head(config.annotator)
         backbone = annotator.backbone
@@ -85,7 +83,7 @@ class MatchMe(SemanticHead):
             return kept[file]
 
         source = config.source
-        pairs = unlabelled_pairs(labelled, training_pictures(source), config.machine.pairs, source.seed)
+        pairs = unlabelled_pairs(self.labelled, training_pictures(source), config.machine.pairs, source.seed)
         return annotate(pairs, describe, config.machine)
 
 

@@ -24,6 +24,7 @@ from vision3d.matching.semantic.head_loss import keypoint_cross_entropy
 from vision3d.matching.semantic.trained_head import frozen_matcher
 from vision3d.train.semantic_features import KeptFeatures, random_view
 from vision3d.train.semantic_sources import SemanticSourceConfig, held_out_pairs, training_pairs
+from vision3d.train.task import TrainingSet
 
 ALPHA = 0.1  # of the validation's PCK
 
@@ -109,11 +110,15 @@ class SemanticHead:
         self.frozen = frozen_matcher(config.backbone, config.size)
         self.features = KeptFeatures(self.frozen.backbone, config.size, config.keep)
         self.model = BottleneckHead(self.frozen.backbone.channels, config.head)
-        pairs = training_pairs(config.source)
-        if not pairs:
+        self.labelled = training_pairs(config.source)
+        if not self.labelled:
             raise UsageError(f"{config.source.root} has no labelled pairs to train on")
-        self.dataset = KeypointPairs(pairs, self.features, config.windows, config.mirror, config.seed)
+        self.dataset: TrainingSet = self._views(self.labelled)
         self.held_out = held_out_pairs(config.source)
+
+    def _views(self, pairs: Sequence[SemanticPair]) -> KeypointPairs:
+        config = self.config
+        return KeypointPairs(pairs, self.features, config.windows, config.mirror, config.seed)
 
     def losses(self, batch: Batch[HeadSample]) -> dict[str, Tensor]:
         """The mean over the keypoints of the batch that lie in both views."""
@@ -147,11 +152,9 @@ class SemanticHead:
             found.append(PredictedPair(points.double().numpy(), truth, pair.size1, pair.box1))
         if not found:
             return {}
-        scores = {
-            name: pck(found, ALPHA, PckRule(average=average)) or 0.0
-            for name, average in (("pck", "image"), ("pck_point", "point"))
-        }
-        return {name: 100 * score for name, score in scores.items()}
+        per_image = pck(found, ALPHA, PckRule(average="image")) or 0.0
+        per_point = pck(found, ALPHA, PckRule(average="point")) or 0.0
+        return {"pck": 100 * per_image, "pck_point": 100 * per_point}
 
 
 def build(config: SemanticHeadConfig) -> SemanticHead:

@@ -6,6 +6,7 @@ The annotator is a trained head (task semantic_head, or this task: then it is th
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from vision3d.matching.semantic.trained_head import HeadedBackbone, trained_head
 from vision3d.train.semantic_annotator import AnnotatorConfig, annotate, unlabelled_pairs
 from vision3d.train.semantic_head import HeadSample, KeypointPairs, SemanticHead, SemanticHeadConfig
 from vision3d.train.semantic_sources import training_pictures
+
+PICTURES = 256  # whose features are held while annotating; pairs of a category are neighbours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +78,10 @@ class MatchMe(SemanticHead):
         same = self.frozen.backbone.settings == backbone.backbone.settings and annotator.max_size == config.size
         if not same:
             raise UsageError(f"{config.annotator} was trained on another backbone or size than this head shall be")
-        kept: dict[Path, DenseFeatures] = {}
 
+        @functools.lru_cache(maxsize=PICTURES)
         def describe(file: Path, size: tuple[int, int]) -> DenseFeatures:
-            if file not in kept:
-                kept[file] = DenseFeatures(backbone.head(self.features(file, size)[None])[0], size)
-            return kept[file]
+            return DenseFeatures(backbone.head(self.features(file, size)[None])[0], size)
 
         source = config.source
         pairs = unlabelled_pairs(self.labelled, training_pictures(source), config.machine.pairs, source.seed)

@@ -16,7 +16,8 @@ from spair_copies import write_copies
 
 from vision3d.cli.main import main
 from vision3d.core import UsageError, Vision3DError
-from vision3d.data.spair import SpairSplit, read_spair
+from vision3d.data.semantic_pairs import PairSplit
+from vision3d.data.spair import read_spair
 from vision3d.eval import semantic_predictions
 from vision3d.eval.pck import PckRule, PredictedPair, pck
 from vision3d.eval.semantic_predictions import Describer, predict, predictions_path, read_predictions, save_predictions
@@ -28,7 +29,7 @@ needs_weights = pytest.mark.skipif(find_weights("efficientnet-lite0") is None, r
 
 
 @pytest.fixture
-def split(tmp_path: Path) -> SpairSplit:
+def split(tmp_path: Path) -> PairSplit:
     return read_spair(write_copies(tmp_path / "set", synthetic=True))
 
 
@@ -39,7 +40,7 @@ def without_times(path: Path) -> list[dict]:
     ]
 
 
-def test_the_report_is_the_pck_of_the_saved_points(split: SpairSplit, tmp_path: Path) -> None:
+def test_the_report_is_the_pck_of_the_saved_points(split: PairSplit, tmp_path: Path) -> None:
     protocol = SemanticProtocol(alphas=(0.2, 0.1))
     report = evaluate_semantic(split, "set", ["position"], tmp_path / "out", protocol)
     shares = {0.2: [], 0.1: []}
@@ -71,7 +72,7 @@ def test_the_report_is_the_pck_of_the_saved_points(split: SpairSplit, tmp_path: 
     assert levels["viewpoint 2"] == 3 and levels["truncation 0"] == 6 and levels["scale 0"] == 9
 
 
-def test_every_protocol_is_listed_with_its_own_figure(split: SpairSplit, tmp_path: Path) -> None:
+def test_every_protocol_is_listed_with_its_own_figure(split: PairSplit, tmp_path: Path) -> None:
     report = evaluate_semantic(split, "set", ["position"], tmp_path, SemanticProtocol(square=100, strict=True))
     rows = {row[:3]: row[3] for row in report.tables[-1].rows}
     assert len(rows) == 8
@@ -91,23 +92,23 @@ def test_every_protocol_is_listed_with_its_own_figure(split: SpairSplit, tmp_pat
     assert SemanticProtocol(strict=True, square=7).rule("point") == PckRule(average="point", strict=True, square=7)
 
 
-def test_pairs_without_difficulty_have_no_table_of_it(split: SpairSplit, tmp_path: Path) -> None:
+def test_pairs_without_difficulty_have_no_table_of_it(split: PairSplit, tmp_path: Path) -> None:
     plain = replace(split, pairs=tuple(replace(pair, difficulty=None) for pair in split.pairs), left_out=("a", "b"))
     report = evaluate_semantic(plain, "set", ["position"], tmp_path, SemanticProtocol(), limit=4)
     assert len(report.tables) == 3
     assert "4 of 9 pairs" in report.tables[0].caption and "2 pairs without common keypoints" in report.tables[0].caption
 
 
-def test_limits_are_spread_evenly(split: SpairSplit) -> None:
+def test_limits_are_spread_evenly(split: PairSplit) -> None:
     assert [pair.category for pair in chosen_pairs(split, 3)] == ["cat", "cup", "man"]
     assert chosen_pairs(split, 100) == split.pairs
     with pytest.raises(UsageError, match="limit"):
         chosen_pairs(split, 0)
     with pytest.raises(UsageError, match="1 left out"):
-        chosen_pairs(SpairSplit((), ("x",), 0, False), None)
+        chosen_pairs(PairSplit((), ("x",), 0, False), None)
 
 
-def test_a_cut_off_run_goes_on(split: SpairSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_off_run_goes_on(split: PairSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     save_predictions(split.pairs, "position", whole)
     path = predictions_path(cut, "position")
@@ -127,7 +128,7 @@ def test_a_cut_off_run_goes_on(split: SpairSplit, tmp_path: Path, monkeypatch: p
     assert len(asked) == 5  # nothing again
 
 
-def test_what_no_longer_fits_is_made_anew(split: SpairSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_longer_fits_is_made_anew(split: PairSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_predictions(split.pairs, "position", tmp_path)
     asked = []
     monkeypatch.setattr(
@@ -143,7 +144,7 @@ def test_what_no_longer_fits_is_made_anew(split: SpairSplit, tmp_path: Path, mon
     assert np.allclose(found, moved.points0.numpy(), atol=1e-3)
 
 
-def test_broken_predictions_are_said(split: SpairSplit, tmp_path: Path) -> None:
+def test_broken_predictions_are_said(split: PairSplit, tmp_path: Path) -> None:
     save_predictions(split.pairs[:3], "position", tmp_path)
     with pytest.raises(Vision3DError, match="lacks the pair"):
         read_predictions(split.pairs, "position", tmp_path)
@@ -159,7 +160,7 @@ def test_names_with_paths_are_file_names() -> None:
     assert one != other and one.parent == Path("out/predictions") and ":" not in one.name
 
 
-def test_bad_pictures_are_named(split: SpairSplit, tmp_path: Path) -> None:
+def test_bad_pictures_are_named(split: PairSplit, tmp_path: Path) -> None:
     pair = split.pairs[0]
     with pytest.raises(Vision3DError, match=r"0a\.jpg has 200x160 px, its annotation says 7x8"):
         save_predictions([replace(pair, size0=(7, 8))], "position", tmp_path)
@@ -179,7 +180,7 @@ def test_bad_pictures_are_named(split: SpairSplit, tmp_path: Path) -> None:
 
 
 @needs_weights
-def test_features_are_kept_within_bounds(split: SpairSplit) -> None:
+def test_features_are_kept_within_bounds(split: PairSplit) -> None:
     matcher = make_semantic_matcher("efficientnet-lite0", size=64)
     wide, narrow = Describer(matcher), Describer(matcher, cache_mb=0)
     for _ in range(2):

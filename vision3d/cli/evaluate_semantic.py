@@ -1,4 +1,4 @@
-"""`vision3d evaluate spair71k`: semantic correspondence on SPair-71k, or on a set in its layout."""
+"""`vision3d evaluate spair71k`, `pf-pascal`, `pf-willow`, `cub`, `ap10k`: semantic correspondence by its protocols."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from vision3d.data.semantic_pairs import PairSplit
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSpairConfig:
-    """PCK of semantic matchers on SPair-71k by any of the protocols in use."""
-
-    root: Path
-    """SPair-71k's folder: PairAnnotation, ImageAnnotation, JPEGImages, Layout."""
+class _Common:
     method: tuple[str, ...]
     """One or more semantic matchers (see matching/semantic/README.md): position, efficientnet-lite0, ..."""
     out: Path
     """Folder for predictions (one file a method, reused on a re-run), report.json, report.md and pictures."""
-    split: str = "test"
-    """trn, val or test."""
-    layout: Literal["large", "small"] = "large"
-    """List of pairs: Layout/large (all) or Layout/small."""
     categories: tuple[str, ...] = ()
     """Only these (default: all)."""
     alphas: tuple[float, ...] = (0.1, 0.05, 0.01)
@@ -45,12 +40,109 @@ class EvaluateSpairConfig:
     """Print Markdown instead of tables."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSpairConfig(_Common):
+    """PCK of semantic matchers on SPair-71k by any of the protocols in use."""
+
+    root: Path
+    """SPair-71k's folder: PairAnnotation, ImageAnnotation, JPEGImages, Layout."""
+    split: str = "test"
+    """trn, val or test."""
+    layout: Literal["large", "small"] = "large"
+    """List of pairs: Layout/large (all) or Layout/small."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatePfPascalConfig(_Common):
+    """PCK of semantic matchers on PF-PASCAL; by custom alpha is a share of the image."""
+
+    root: Path
+    """PF-PASCAL's folder: test_pairs.csv (or test_pairs_pf_pascal.csv), JPEGImages, Annotations."""
+    split: str = "test"
+    """trn, val or test."""
+    alphas: tuple[float, ...] = (0.1, 0.05, 0.15)
+    """Thresholds as shares of the longer side of the target's image or box."""
+    reference: Literal["box", "image"] = "image"
+    """What alpha is a share of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatePfWillowConfig(_Common):
+    """PCK of semantic matchers on PF-WILLOW; by custom alpha is a share of the box of the target's keypoints."""
+
+    root: Path
+    """PF-WILLOW's folder: test_pairs.csv (or test_pairs_pf.csv) and a folder per category."""
+    alphas: tuple[float, ...] = (0.1, 0.05, 0.15)
+    """Thresholds as shares of the longer side of the box of the target's keypoints, or of its image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCubConfig(_Common):
+    """PCK of semantic matchers on all pairs of pictures of a species of CUB-200-2011."""
+
+    root: Path
+    """CUB_200_2011: images.txt, bounding_boxes.txt, train_test_split.txt, parts, images."""
+    split: str = "test"
+    """trn or test."""
+    strict: bool = True
+    """A distance equal to the threshold is wrong (`<`), as in ASIC."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateAp10kConfig(_Common):
+    """PCK of semantic matchers on the pairs made of AP-10K for "Telling Left from Right"."""
+
+    root: Path
+    """ap-10k: PairAnnotation, ImageAnnotation, JPEGImages."""
+    split: str = "test"
+    """trn, val, test, val_cross_species, test_cross_species, val_cross_family or test_cross_family."""
+    strict: bool = True
+    """A distance equal to the threshold is wrong (`<`), as in "Telling Left from Right"."""
+
+
 def run_spair(config: EvaluateSpairConfig) -> int:
     """Predicts and scores SPair-71k."""
+    from vision3d.data.spair import read_spair
+
+    split = read_spair(config.root, config.split, config.layout, config.categories)
+    if split.synthetic:
+        print("vision3d: the set says that it is synthetic", file=sys.stderr)
+    name = "synthetic set in SPair-71k's layout" if split.synthetic else "SPair-71k"
+    return _run(config, split, f"{name}, {config.split}" + (" (small)" if config.layout == "small" else ""))
+
+
+def run_pf_pascal(config: EvaluatePfPascalConfig) -> int:
+    """Predicts and scores PF-PASCAL."""
+    from vision3d.data.pf_pascal import read_pf_pascal
+
+    return _run(config, read_pf_pascal(config.root, config.split, config.categories), f"PF-PASCAL, {config.split}")
+
+
+def run_pf_willow(config: EvaluatePfWillowConfig) -> int:
+    """Predicts and scores PF-WILLOW."""
+    from vision3d.data.pf_willow import read_pf_willow
+
+    return _run(config, read_pf_willow(config.root, "test", config.categories), "PF-WILLOW, boxes of keypoints")
+
+
+def run_cub(config: EvaluateCubConfig) -> int:
+    """Predicts and scores pairs of CUB."""
+    from vision3d.data.cub import read_cub
+
+    return _run(config, read_cub(config.root, config.split, config.categories), f"CUB-200-2011, {config.split}")
+
+
+def run_ap10k(config: EvaluateAp10kConfig) -> int:
+    """Predicts and scores pairs of AP-10K."""
+    from vision3d.data.ap10k import read_ap10k
+
+    return _run(config, read_ap10k(config.root, config.split, config.categories), f"AP-10K, {config.split}")
+
+
+def _run(config: _Common, split: PairSplit, title: str) -> int:
     import torch
 
     from vision3d.cli.progress import progress_bars
-    from vision3d.data.spair import read_spair
     from vision3d.errors import UsageError
     from vision3d.eval.semantic_pictures import draw_pairs
     from vision3d.eval.semantic_report import SemanticProtocol, chosen_pairs, evaluate_semantic
@@ -63,11 +155,6 @@ def run_spair(config: EvaluateSpairConfig) -> int:
     protocol = SemanticProtocol(
         alphas=config.alphas, reference=config.reference, strict=config.strict, square=config.square
     )
-    split = read_spair(config.root, config.split, config.layout, config.categories)
-    if split.synthetic:
-        print("vision3d: the set says that it is synthetic", file=sys.stderr)
-    name = "synthetic set in SPair-71k's layout" if split.synthetic else "SPair-71k"
-    title = f"{name}, {config.split}" + (" (small)" if config.layout == "small" else "")
     with progress_bars() as progress:
         report = evaluate_semantic(
             split,

@@ -97,6 +97,30 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "run_spair",
         "semantic correspondence on SPair-71k by any of its protocols",
     ),
+    ("evaluate", "pf-pascal"): (
+        "vision3d.cli.evaluate_semantic",
+        "EvaluatePfPascalConfig",
+        "run_pf_pascal",
+        "the same on PF-PASCAL, thresholds by the image",
+    ),
+    ("evaluate", "pf-willow"): (
+        "vision3d.cli.evaluate_semantic",
+        "EvaluatePfWillowConfig",
+        "run_pf_willow",
+        "the same on PF-WILLOW, thresholds by the keypoints' box",
+    ),
+    ("evaluate", "cub"): (
+        "vision3d.cli.evaluate_semantic",
+        "EvaluateCubConfig",
+        "run_cub",
+        "the same on pairs of one bird species of CUB-200-2011",
+    ),
+    ("evaluate", "ap10k"): (
+        "vision3d.cli.evaluate_semantic",
+        "EvaluateAp10kConfig",
+        "run_ap10k",
+        "the same on pairs of AP-10K's animals",
+    ),
     ("bench", "reconstruct"): (
         "vision3d.bench.reconstruct",
         "BenchReconstructConfig",

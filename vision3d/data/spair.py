@@ -7,8 +7,6 @@ JPEGImages/CATEGORY/A.jpg, Layout/{large,small}/{trn,val,test}.txt, Segmentation
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,21 +14,18 @@ import torch
 from torch import Tensor
 
 from vision3d.core import UsageError, Vision3DError
-from vision3d.data.semantic_pairs import PIXEL_CENTRE, Difficulty, SemanticImage, SemanticPair
+from vision3d.data.semantic_pairs import (
+    PIXEL_CENTRE,
+    Difficulty,
+    PairSplit,
+    SemanticImage,
+    SemanticPair,
+    checked_box,
+    pair_split,
+)
 
 SPLITS = ("trn", "val", "test")
 _COLONS = (":", "_", "%3A")  # file systems without colons hold these instead
-
-
-@dataclass(frozen=True, slots=True)
-class SpairSplit:
-    """The pairs of a split in its order; left_out: ids of those without common keypoints; overhanging: how many
-    target boxes stick out of their picture (kept as annotated); synthetic: whether the folder says that it is."""
-
-    pairs: tuple[SemanticPair, ...]
-    left_out: tuple[str, ...]
-    overhanging: int
-    synthetic: bool
 
 
 def read_spair(
@@ -38,7 +33,7 @@ def read_spair(
     split: str = "test",
     layout: Literal["large", "small"] = "large",
     categories: tuple[str, ...] = (),
-) -> SpairSplit:
+) -> PairSplit:
     """Read the annotations of a split (no picture is opened).
 
     categories: only these; all if empty.
@@ -60,19 +55,12 @@ def read_spair(
             raise UsageError(f"category {category} has no pairs in {listing}: it has {', '.join(sorted(known))}")
     if not names:
         raise UsageError(f"{listing} lists no pairs")
-    pairs, left_out, overhanging = [], [], 0
+    pairs = []
     for name in names:
         category = name.rpartition(":")[2]
-        if categories and category not in categories:
-            continue
-        pair = _read_pair(root, _pair_file(root / "PairAnnotation" / split, name), name, category)
-        if not len(pair.points0):
-            left_out.append(name)
-            continue
-        x1, y1, x2, y2 = (v - PIXEL_CENTRE for v in pair.box1)
-        overhanging += x1 < 0 or y1 < 0 or x2 > pair.size1[0] or y2 > pair.size1[1]
-        pairs.append(pair)
-    return SpairSplit(tuple(pairs), tuple(left_out), overhanging, (root / "synthetic.json").is_file())
+        if not categories or category in categories:
+            pairs.append(_read_pair(root, _pair_file(root / "PairAnnotation" / split, name), name, category))
+    return pair_split(pairs, (root / "synthetic.json").is_file())
 
 
 def read_spair_image(root: str | Path, category: str, name: str) -> SemanticImage:
@@ -94,7 +82,7 @@ def read_spair_image(root: str | Path, category: str, name: str) -> SemanticImag
                 points[row] = _points([keypoints[key]], file)[0]
                 visible[row] = True
         size = (int(data["image_width"]), int(data["image_height"]))
-        box = _box(data["bndbox"], size, file)
+        box = checked_box(data["bndbox"], size, file)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Vision3DError(f"{file}: {_what(error)}") from None
     return SemanticImage(
@@ -122,7 +110,9 @@ def _read_pair(root: Path, file: Path, name: str, category: str) -> SemanticPair
     data = _read(file)
     try:
         sizes = [(int(data[f"{side}_imsize"][0]), int(data[f"{side}_imsize"][1])) for side in ("src", "trg")]
-        boxes = [_box(data[f"{side}_bndbox"], size, file) for side, size in zip(("src", "trg"), sizes, strict=True)]
+        boxes = [
+            checked_box(data[f"{side}_bndbox"], size, file) for side, size in zip(("src", "trg"), sizes, strict=True)
+        ]
         points = [_points(data[f"{side}_kps"], file) for side in ("src", "trg")]
         ids = tuple(str(key) for key in data["kps_ids"])
         if not len(points[0]) == len(points[1]) == len(ids):
@@ -171,16 +161,6 @@ def _points(rows: list[list[float]], file: Path) -> Tensor:
     if not torch.isfinite(points).all():
         raise Vision3DError(f"{file}: a keypoint is not finite")
     return points
-
-
-def _box(values: list[float], size: tuple[int, int], file: Path) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = (float(v) for v in values)
-    if not all(math.isfinite(v) for v in (x1, y1, x2, y2)) or x2 <= x1 or y2 <= y1:
-        raise Vision3DError(f"{file}: the box {values} is empty")
-    if x1 >= size[0] or y1 >= size[1] or x2 <= 0 or y2 <= 0:
-        raise Vision3DError(f"{file}: the box {values} lies outside the image of {size[0]}x{size[1]} px")
-    c = PIXEL_CENTRE
-    return x1 + c, y1 + c, x2 + c, y2 + c
 
 
 def _what(error: Exception) -> str:

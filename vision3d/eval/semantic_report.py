@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vision3d.core import Progress, silent
-from vision3d.data.semantic_pairs import SemanticPair
-from vision3d.data.spair import SpairSplit
+from vision3d.data.semantic_pairs import PairSplit, SemanticPair
 from vision3d.errors import UsageError
 from vision3d.eval.pck import PckRule, PredictedPair, pck
 from vision3d.eval.semantic_predictions import Prediction, read_predictions, save_predictions
@@ -75,7 +74,7 @@ class SemanticReport:
 
 
 def evaluate_semantic(
-    split: SpairSplit,
+    split: PairSplit,
     title: str,
     methods: Sequence[str],
     out: Path,
@@ -101,7 +100,7 @@ def evaluate_semantic(
     return score_semantic(split, pairs, title, methods, out, protocol, workers)
 
 
-def chosen_pairs(split: SpairSplit, limit: int | None) -> tuple[SemanticPair, ...]:
+def chosen_pairs(split: PairSplit, limit: int | None) -> tuple[SemanticPair, ...]:
     """The split's pairs, or `limit` of them spread evenly. UsageError for a limit below 1 or a split without pairs."""
     if limit is not None and limit < 1:
         raise UsageError(f"the limit is 1 pair or more, got {limit}")
@@ -114,7 +113,7 @@ def chosen_pairs(split: SpairSplit, limit: int | None) -> tuple[SemanticPair, ..
 
 
 def score_semantic(
-    split: SpairSplit,
+    split: PairSplit,
     pairs: Sequence[SemanticPair],
     title: str,
     methods: Sequence[str],
@@ -154,7 +153,7 @@ def _percent(pairs: Sequence[PredictedPair], alpha: float, rule: PckRule) -> flo
     return None if value is None else 100 * value
 
 
-def _notes(split: SpairSplit, pairs: Sequence[SemanticPair]) -> tuple[str, ...]:
+def _notes(split: PairSplit, pairs: Sequence[SemanticPair]) -> tuple[str, ...]:
     notes = []
     if split.synthetic:
         notes.append("SYNTHETIC set: not comparable with published figures of SPair-71k.")

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from vision3d.eval.pck import PckRule, PredictedPair, correct, cycle_pck, pck
+from vision3d.eval.pck import PckRule, PredictedPair, correct, cycle_steps, pck
 
 
 def random_pairs(seed: int, count: int = 40) -> list[PredictedPair]:
@@ -86,20 +86,55 @@ def test_squashing_differs() -> None:
     assert correct(down, 0.115, rule).tolist() == [False] and correct(down, 0.105, PckRule()).tolist() == [True]
 
 
-def test_cycles_come_back() -> None:
-    start = np.array([[10.0, 10.0], [50.0, 50.0], [90.0, 10.0]])
-    back = start + np.array([[0.0, 4.0], [0.0, 6.0], [0.0, 20.0]])
-    assert cycle_pck([(start, back, 100.0)], 0.05) == pytest.approx(1 / 3)
-    assert cycle_pck([(start, back, 100.0), (start[:1], start[:1], 1.0)], 0.1) == pytest.approx(3 / 4)
-    assert cycle_pck([], 0.1) is None and cycle_pck([(start[:0], back[:0], 1.0)], 0.1) is None
+def cycle_by_loops(cycles: list[dict], alpha: float) -> float:
+    """k-CyPCK written point by point: a point that was hidden once is out of the cycle from there on."""
+    right = total = 0
+    for cycle in cycles:
+        for j in range(cycle["truth"].shape[1]):
+            for i in range(len(cycle["truth"])):
+                if not (cycle["seen"][0][j] and cycle["seen"][i + 1][j]):
+                    break
+                (x, y), (u, v) = cycle["found"][i][j].tolist(), cycle["truth"][i][j].tolist()
+                x1, y1, x2, y2 = cycle["boxes"][i]
+                right += math.hypot(x - u, y - v) < alpha * max(x2 - x1, y2 - y1)
+                total += 1
+    return right / total
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_cycles_equal_plain_loops(k: int) -> None:
+    rng = np.random.default_rng(k)
+    cycles = []
+    for _ in range(20):
+        n = int(rng.integers(1, 9))
+        truth = rng.uniform(0, 100, (k, n, 2))
+        found = truth + rng.normal(size=truth.shape) * rng.choice([1, 15], (k, n, 1))
+        boxes = [(0.0, 0.0, *rng.uniform(40, 100, 2).tolist()) for _ in range(k)]
+        seen = rng.random((k + 1, n)) < 0.8
+        cycles.append({"found": found, "truth": truth, "seen": seen, "boxes": boxes})
+    steps = [s for c in cycles for s in cycle_steps(c["found"], c["truth"], c["seen"], [(100, 100)] * k, c["boxes"])]
+    value = pck(steps, 0.1, PckRule(average="point", strict=True))
+    assert value == pytest.approx(cycle_by_loops(cycles, 0.1), abs=1e-12) and 0.2 < value < 0.9
+
+
+def test_cycles_count_every_step_and_drop_hidden_points() -> None:
+    """Two points there and back: wrong there counts although it comes back; hidden there, it does not count at all."""
+    truth = np.array([[[10.0, 10.0], [50.0, 50.0]]] * 2)
+    found = truth.copy()
+    found[0, 0] += 30
+    boxes, sizes = [(0.0, 0.0, 100.0, 100.0)] * 2, [(100, 100)] * 2
+    steps = cycle_steps(found, truth, np.ones((3, 2), bool), sizes, boxes)
+    assert pck(steps, 0.1, PckRule(average="point")) == pytest.approx(3 / 4)
+    hidden = np.array([[True, True], [False, True], [True, True]])
+    steps = cycle_steps(found, truth, hidden, sizes, boxes)
+    assert [len(step.truth) for step in steps] == [1, 1] and pck(steps, 0.1, PckRule(average="point")) == 1
+    assert cycle_steps(found, truth, np.zeros((3, 2), bool), sizes, boxes) == []
 
 
 def test_bad_values() -> None:
     assert pck([], 0.1, PckRule()) is None
     with pytest.raises(ValueError, match="alpha is above 0"):
         pck([pair([(0, 0)])], 0.0, PckRule())
-    with pytest.raises(ValueError, match="alpha is above 0"):
-        cycle_pck([], -1.0)
     with pytest.raises(ValueError, match="without common keypoints"):
         PredictedPair(np.zeros((0, 2)), np.zeros((0, 2)), (9, 9), (0, 0, 1, 1))
     with pytest.raises(ValueError, match="finite"):

@@ -28,6 +28,8 @@ class _Common:
     """A distance equal to the threshold is wrong (`<` instead of `<=`)."""
     square: int | None = None
     """Measure in pictures squashed to a square of so many px (default: in the originals)."""
+    cycles: int = 0
+    """Also k-CyPCK for k = 2, 3, 4, each from so many random cycles of pictures per category (ASIC takes 200)."""
     limit: int | None = None
     """At most so many pairs, spread evenly over the split."""
     pictures: int = 0
@@ -144,12 +146,15 @@ def _run(config: _Common, split: PairSplit, title: str) -> int:
 
     from vision3d.cli.progress import progress_bars
     from vision3d.errors import UsageError
+    from vision3d.eval.semantic_cycles import evaluate_cycles
     from vision3d.eval.semantic_pictures import draw_pairs
-    from vision3d.eval.semantic_report import SemanticProtocol, chosen_pairs, evaluate_semantic
+    from vision3d.eval.semantic_report import SemanticProtocol, chosen_pairs, evaluate_semantic, with_table
     from vision3d.eval.tables import print_tables
 
     if config.json and config.markdown:
         raise UsageError("choose one of --json and --markdown")
+    if config.cycles < 0:
+        raise UsageError(f"--cycles is 0 or more, got {config.cycles}")
     if config.pictures < 0:
         raise UsageError(f"--pictures is 0 or more, got {config.pictures}")
     protocol = SemanticProtocol(
@@ -167,6 +172,9 @@ def _run(config: _Common, split: PairSplit, title: str) -> int:
             progress=progress,
         )
         pairs = chosen_pairs(split, config.limit)
+        if config.cycles:
+            table = evaluate_cycles(pairs, title, config.method, config.out, protocol, config.cycles, progress)
+            report = with_table(report, table, config.out)
         for method in config.method if config.pictures else ():
             draw_pairs(pairs, method, config.out, protocol, config.pictures, progress)
     if config.json:

@@ -2,7 +2,7 @@
 
 Y. Yang and D. Ramanan, "Articulated human detection with flexible mixtures of parts", PAMI 2013, section 5 (PCK); J.
 Min et al., arXiv 1908.10543, section 4 (threshold alpha max(w, h) of the target's box). k-CyPCK: K. Gupta et al.,
-"ASIC: Aligning Sparse in-the-wild Image Collections", ICCV 2023, section 4.
+"ASIC: Aligning Sparse in-the-wild Image Collections", ICCV 2023, section 4, as its authors' evaluation counts it.
 """
 
 from __future__ import annotations
@@ -79,16 +79,25 @@ def pck(pairs: Sequence[PredictedPair], alpha: float, rule: PckRule) -> float | 
     return float(np.mean([h.mean() for h in hits]) if rule.average == "image" else np.concatenate(hits).mean())
 
 
-def cycle_pck(
-    cycles: Sequence[tuple[Float64[np.ndarray, "_ 2"], Float64[np.ndarray, "_ 2"], float]], alpha: float
-) -> float | None:
-    """k-CyPCK in [0, 1] per point: keypoints carried around cycles of k pictures come back to within alpha times the
-    longer side.
+def cycle_steps(
+    found: Float64[np.ndarray, "k n 2"],
+    truth: Float64[np.ndarray, "k n 2"],
+    seen: Bool[np.ndarray, "k_plus_1 n"],
+    sizes: Sequence[tuple[int, int]],
+    boxes: Sequence[tuple[float, float, float, float]],
+) -> list[PredictedPair]:
+    """Steps of a cycle, the `pck` of which, averaged per point over all cycles, is k-CyPCK.
 
-    cycles: for each, the keypoints of its first picture, where they come back to, and the longer side (px) of that
-    picture's box or of the picture. None without any point.
+    Keypoints are carried from picture to picture and back to the first. After every step they are compared with the
+    truth there; what is not seen in one of the pictures up to there is left out from then on.
+
+    found, truth: px, in the picture that step i enters; the last is the first picture again. seen: in the picture that
+    the cycle starts from, then as above. sizes, boxes: of the pictures entered. Steps without points are left out.
     """
-    if not alpha > 0:
-        raise ValueError(f"alpha is above 0, got {alpha:g}")
-    hits = [np.linalg.norm(back - start, axis=1) <= alpha * side for start, back, side in cycles if len(start)]
-    return float(np.concatenate(hits).mean()) if hits else None
+    alive = seen[0].copy()
+    steps = []
+    for i in range(len(found)):
+        alive &= seen[i + 1]
+        if alive.any():
+            steps.append(PredictedPair(found[i][alive], truth[i][alive], sizes[i], boxes[i]))
+    return steps

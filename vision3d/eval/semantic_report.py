@@ -139,9 +139,20 @@ def score_semantic(
         tables.insert(2, _group_table(f"{title}: by difficulty", pairs, scored, protocol, note, by))
     scores = {method: _scores(method, scored, predictions, protocol) for method in methods}
     report = SemanticReport(title, protocol, notes, tables, scores)
+    _write(report, out)
+    return report
+
+
+def with_table(report: SemanticReport, table: Table, out: Path) -> SemanticReport:
+    """The report with another table at its end, saved as `evaluate_semantic` saves it."""
+    longer = replace(report, tables=[*report.tables, table])
+    _write(longer, out)
+    return longer
+
+
+def _write(report: SemanticReport, out: Path) -> None:
     atomic_write_json(out / "report.json", report.json())
     atomic_write_text(out / "report.md", report.markdown())
-    return report
 
 
 def _predicted(pair: SemanticPair, prediction: Prediction) -> PredictedPair:

@@ -105,7 +105,7 @@ def _annotation(file: Path, size: tuple[int, int]) -> tuple[Float64[np.ndarray, 
     """Keypoints, NaN where not seen, and the box of a picture."""
     try:
         data = scipy.io.loadmat(file, variable_names=["kps", "bbox"])
-    except (OSError, ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, scipy.io.matlab.MatReadError) as error:
         raise Vision3DError(f"cannot read the annotation {file}: {error}") from None
     try:
         points = np.asarray(data["kps"], np.float64).reshape(-1, 2)

@@ -12,6 +12,7 @@ from vision3d.train.task import Task
 # Name in the YAML -> (module, its frozen keyword-only configuration class). The module has `build(config) -> Task`.
 TASKS: dict[str, tuple[str, str]] = {
     "detector": ("vision3d.train.detector", "DetectorTaskConfig"),
+    "dkm": ("vision3d.train.dkm", "DKMTaskConfig"),
     "eloftr": ("vision3d.train.eloftr", "EloftrTaskConfig"),
     "hough": ("vision3d.train.hough", "HoughConfig"),
     "matchme": ("vision3d.train.matchme", "MatchMeConfig"),

@@ -21,6 +21,12 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str, str]] = {
         "photos to cameras, points, surfels, a mesh and a report",
     ),
     ("match",): ("vision3d.cli.match", "MatchConfig", "run", "match two photos"),
+    ("align",): (
+        "vision3d.cli.align",
+        "AlignArguments",
+        "run",
+        "bring 2 to 50 photos of one kind of thing into one canonical space",
+    ),
     ("register",): ("vision3d.cli.register", "RegisterArguments", "run", "align point clouds, with a verdict"),
     ("detect",): ("vision3d.cli.detect", "DetectConfig", "run", "boxes of cars, people and cyclists in LiDAR scans"),
     ("evaluate", "poses"): (

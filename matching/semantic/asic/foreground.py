@@ -15,6 +15,7 @@ BORDER_CELLS = 30  # most similar ones of the border that a cell is compared wit
 SPREADING = 10  # rounds
 SHARPNESS = 8  # power of the cosine between cells that share their saliency
 REACH = 6.0  # cells
+FLAT = 1e-4  # of saliency between the highest and the lowest cell: nothing stands out
 KEPT = 0.1  # share of a cell's own saliency in every round
 
 
@@ -28,7 +29,7 @@ def saliency(grid: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:
     index = edge.flatten().nonzero()[:, 0]
     cosines = flat.T @ flat[:, index]
     cosines[index, torch.arange(len(index))] = -1.0  # a cell of the border is not its own neighbour
-    nearest = cosines.topk(min(BORDER_CELLS, len(index)), dim=1).values
+    nearest = cosines.topk(max(1, min(BORDER_CELLS, len(index) - 1)), dim=1).values
     differs = 1 - nearest.mean(dim=1)
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     places = torch.stack([x, y], dim=-1).reshape(-1, 2).float()
@@ -43,6 +44,8 @@ def saliency(grid: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:
 def foreground(grid: Float[Tensor, "c h w"]) -> Bool[Tensor, "h w"]:
     """The cells of the object; all of them where nothing stands out, as in a picture of one colour."""
     values = saliency(grid)
+    if float(values.max() - values.min()) < FLAT:
+        return torch.ones_like(values, dtype=torch.bool)
     mask = values > otsu(values.flatten())
     return mask if int(mask.sum()) >= 2 else torch.ones_like(mask)
 

@@ -11,6 +11,7 @@ from typing import no_type_check
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from numba import njit, prange
 from torch import Tensor
@@ -66,7 +67,8 @@ def convolve_tiles(
                          f"got {list(x.shape)} {x.dtype} on {x.device}")  # fmt: skip
     d = kernel.points.shape[2]
     everything = len(tiles) == b * (h // TILE) * (w // TILE)
-    out = x.new_empty(b, h, w, d) if everything else x.new_zeros(b, h, w, d)
+    # NumPy takes zeros from the system, which makes no page that nobody touches
+    out = x.new_empty(b, h, w, d) if everything else torch.from_numpy(np.zeros((b, h, w, d), np.float32))
     source, target = x.contiguous().numpy(), out.numpy()
     block = max(BLOCK, c // 2)  # wide kernels are long themselves and are read once per block
     for part in torch.split(tiles, block):
@@ -81,6 +83,13 @@ def tiles_of(mask: Bool[Tensor, "b h w"]) -> Int[Tensor, "n 3"]:
     """The tiles in which some pixel is wanted."""
     b, h, w = mask.shape
     return mask.reshape(b, h // TILE, TILE, w // TILE, TILE).any(4).any(2).nonzero()
+
+
+def with_neighbours(tiles: Int[Tensor, "n 3"], grid: tuple[int, int, int]) -> Int[Tensor, "k 3"]:
+    """The tiles and the eight around each. grid: items, rows, columns of tiles."""
+    given = torch.zeros(grid)
+    given[tuple(tiles.T)] = 1
+    return (F.max_pool2d(given[:, None], 3, 1, 1)[:, 0] > 0).nonzero()
 
 
 @njit(cache=True, parallel=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
+from vision3d.matching.eloftr.likely_pairs import likely_pairs
 
 BLOCK = 1 << 20  # similarities held at once
 FEW = 0.01  # from this threshold on, few pairs of a row can exceed it: their number is at most its reciprocal
@@ -99,10 +100,20 @@ def _best_by_similarity(rows0: Tensor, rows1: Tensor) -> Nearest:
 
 
 def _best_of_few(rows0: Tensor, rows1: Tensor, threshold: float) -> Nearest:
-    """As `_best_by_confidence` where the confidence exceeds the threshold; elsewhere the confidence is zero.
+    """As `_best_by_confidence` where the confidence exceeds the threshold; elsewhere the confidence is zero."""
+    if rows0.device.type == "cpu":
+        row, column, confidence = likely_pairs(rows0, rows1, threshold, max(1, BLOCK // max(1, len(rows1))))
+    else:
+        row, column, confidence = _likely_pairs(rows0, rows1, threshold)
+    best, top = _best_in_group(row, column, confidence, len(rows0))
+    back, _ = _best_in_group(column, row, confidence, len(rows1))
+    return best, top, back
 
-    A confidence is at most the softmax over its row: only pairs where that exceeds the threshold are kept, and when
-    the columns' sums are known, the best of them are the best of all.
+
+def _likely_pairs(rows0: Tensor, rows1: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of 0 and of 1 and their confidence, where the softmax over the row of 0 exceeds the threshold.
+
+    A confidence is at most that softmax; when the columns' sums are known, the best of these are the best of all.
     """
     columns = rows1.T
     highest, total = rows0.new_full((len(rows1),), -torch.inf), rows0.new_zeros(len(rows1))
@@ -110,18 +121,13 @@ def _best_of_few(rows0: Tensor, rows1: Tensor, threshold: float) -> Nearest:
     for start, block in _blocks(rows0, len(rows1)):
         similarity = block @ columns
         before, highest = highest, torch.maximum(highest, similarity.amax(0))
-        top = similarity.amax(1, keepdim=True)
         share = torch.exp(similarity - highest)
         total = total * torch.exp(before - highest) + share.sum(0)
-        torch.exp(torch.sub(similarity, top, out=share), out=share)
-        sums = share.sum(1)
-        row, column = (share > (threshold * sums)[:, None]).nonzero().T
-        kept.append((row + start, column, similarity[row, column], share[row, column] / sums[row]))
+        share = similarity.softmax(1)
+        row, column = (share > threshold).nonzero().T
+        kept.append((row + start, column, similarity[row, column], share[row, column]))
     row, column, value, share = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    confidence = share * torch.exp(value - highest[column]) / total[column]
-    best, top = _best_in_group(row, column, confidence, len(rows0))
-    back, _ = _best_in_group(column, row, confidence, len(rows1))
-    return best, top, back
+    return row, column, share * torch.exp(value - highest[column]) / total[column]
 
 
 def _best_in_group(group: Tensor, member: Tensor, value: Tensor, groups: int) -> tuple[Tensor, Tensor]:

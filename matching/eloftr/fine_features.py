@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from vision3d.matching.eloftr.backbone import fold_norm
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
+from vision3d.matching.eloftr.doubling import add_doubled
 from vision3d.matching.eloftr.fast_conv import FastConv
 from vision3d.matching.eloftr.valid import Extents
-from vision3d.matching.winograd import tiles_of
+from vision3d.matching.winograd import TILE, tiles_of, with_neighbours
 
 SLOPE = 0.01
 
@@ -55,8 +56,22 @@ class Merge(nn.Module):
         self.second = FastConv(self.get_parameter("3.weight"), None, 1, 1.0, saved=False)
 
 
-def _double(maps: Tensor) -> Tensor:
-    return F.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)
+def _pointwise(layer: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+    """A 1x1 convolution without bias as one product, channels last in memory."""
+    return F.linear(x.permute(0, 2, 3, 1), layer.weight[:, :, 0, 0]).permute(0, 3, 1, 2)
+
+
+def _add_doubled(
+    coarse: Float[Tensor, "b c h w"], fine: Float[Tensor, "b c h2 w2"], tiles: Int[Tensor, "n 3"] | None
+) -> Float[Tensor, "b c h2 w2"]:
+    """The sum of both, the coarse one doubled. tiles: that a convolution of 3 x 3 px must make of it; None: all."""
+    if torch.is_grad_enabled() or fine.dtype != torch.float32 or fine.device.type != "cpu":
+        return F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False) + fine
+    if tiles is not None:  # the convolution reads their neighbours, too
+        tiles = with_neighbours(tiles, (len(fine), fine.shape[2] // TILE, fine.shape[3] // TILE))
+    made = fine.permute(0, 2, 3, 1).contiguous()
+    add_doubled(coarse.permute(0, 2, 3, 1).contiguous(), made, tiles)
+    return made.permute(0, 3, 1, 2)
 
 
 def _near(mask: Bool[Tensor, "b h w"], scale: int, reach: int) -> Int[Tensor, "n 3"]:
@@ -100,9 +115,9 @@ class FineFeatures(nn.Module):
             # around its cell and 1 more for the first of the two convolutions.
             coarse_tiles = (_near(wanted, 2, 3), _near(wanted, 2, 2))
             fine_tiles = (_near(wanted, 4, 2), _near(wanted, 4, 1))
-        x = self.layer3_outconv(cells / cells.shape[1] ** 0.5)
-        x = _double(extents.extend(x, 8)) + self.layer2_outconv(quarter)
+        x = _pointwise(self.layer3_outconv, cells / cells.shape[1] ** 0.5)
+        x = _add_doubled(extents.extend(x, 8), _pointwise(self.layer2_outconv, quarter), coarse_tiles[0])
         x = self.layer2_outconv2(extents.clear(x, 4), extents, 4, coarse_tiles)
-        x = _double(extents.extend(x, 4)) + self.layer1_outconv(half)
+        x = _add_doubled(extents.extend(x, 4), _pointwise(self.layer1_outconv, half), fine_tiles[0])
         y: Tensor = self.layer1_outconv2(extents.clear(x, 2), extents, 2, fine_tiles)
         return y

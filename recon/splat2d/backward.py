@@ -11,7 +11,7 @@ from typing import no_type_check
 import numba
 import numpy as np
 
-from vision3d.recon.splat2d.fast_exp import fast_exp2
+from vision3d.core.fast_exp import fast_exp2
 from vision3d.recon.splat2d.forward import denominator
 from vision3d.recon.splat2d.llvm_operations import prefetch, row_on_stack
 from vision3d.recon.splat2d.project import LOW_PASS, MAX_ALPHA, MIN_DENOMINATOR

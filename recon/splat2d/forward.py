@@ -12,7 +12,7 @@ from typing import no_type_check
 import numba
 import numpy as np
 
-from vision3d.recon.splat2d.fast_exp import fast_exp2
+from vision3d.core.fast_exp import fast_exp2
 from vision3d.recon.splat2d.llvm_operations import lowest_bit, prefetch, row_on_stack
 from vision3d.recon.splat2d.project import MAX_ALPHA, MIN_DENOMINATOR, MIN_TRANSMITTANCE
 from vision3d.recon.splat2d.tile_memory import (

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from eloftr_scenes import NARROW, seeded_weights, shifted_photos, texture
 from torch import Tensor
 
@@ -16,8 +17,10 @@ from vision3d.core import Image
 from vision3d.errors import UsageError, Vision3DError
 from vision3d.matching.eloftr import EfficientLoFTR, EfficientLoFTRConfig
 from vision3d.matching.eloftr.checkpoint import build_eloftr
-from vision3d.matching.eloftr.coarse import confidence_matrix, match_cells
+from vision3d.matching.eloftr.coarse import _likely_pairs, confidence_matrix, match_cells
+from vision3d.matching.eloftr.doubling import add_doubled
 from vision3d.matching.eloftr.fine import windows
+from vision3d.matching.eloftr.likely_pairs import TINY, likely_pairs
 from vision3d.matching.eloftr.matcher import EfficientLoFTRMatcher
 from vision3d.matching.eloftr.valid import Extents
 
@@ -119,6 +122,40 @@ def test_cells_match_as_in_the_whole_matrix(monkeypatch: pytest.MonkeyPatch, thr
     assert list(zip(found.cells0.tolist(), found.cells1.tolist(), strict=True)) == list(expected)
     np.testing.assert_allclose(found.confidence, list(expected.values()), rtol=1e-5)
     assert 20 < len(expected) < len(keep)
+
+
+@pytest.mark.parametrize("scale", [1.0, 6.0])  # with the larger one, columns fall far below the greatest similarity
+def test_likely_pairs_equal_their_twin(scale: float) -> None:
+    generator = torch.Generator().manual_seed(4)
+    rows1 = torch.randn(90, 32, generator=generator) * scale
+    rows0 = rows1[torch.randperm(90, generator=generator)[:70]] + 0.3 * torch.randn(70, 32, generator=generator)
+    rows1[:30] *= 0.1  # matched, but far less alike than others
+    rows0 *= 0.3
+    logits = rows0.double() @ rows1.double().T
+    row, column = (logits.softmax(1) > 0.05).nonzero().T
+    exact = (logits.softmax(1) * logits.softmax(0))[row, column]
+    twin = _likely_pairs(rows0, rows1, 0.05)
+    rounding = 2e-5 + 5e-7 * float(logits.abs().max())  # float32 logits go through an exponential
+    for size in (1, 17, 70):
+        found = likely_pairs(rows0, rows1, 0.05, size)
+        assert torch.equal(found[0], row) and torch.equal(found[1], column)
+        torch.testing.assert_close(found[2].double(), exact, rtol=rounding, atol=1e-12)
+        torch.testing.assert_close(found[2], twin[2], rtol=rounding, atol=1e-12)
+    lost = torch.exp(logits.amax(0) - logits.amax()).sort().values
+    assert len(row) > 60 and (float(lost[0]) < TINY) == (scale > 1)
+
+
+def test_a_doubled_map_is_added_as_by_interpolation() -> None:
+    generator = torch.Generator().manual_seed(5)
+    coarse, fine = torch.randn(2, 6, 10, 3, generator=generator), torch.randn(2, 12, 20, 3, generator=generator)
+    doubled = F.interpolate(coarse.permute(0, 3, 1, 2), scale_factor=2.0, mode="bilinear").permute(0, 2, 3, 1)
+    everywhere, here = fine.clone(), fine.clone()
+    add_doubled(coarse, everywhere, None)
+    torch.testing.assert_close(everywhere, fine + doubled)
+    add_doubled(coarse, here, torch.tensor([[1, 2, 4]]))
+    torch.testing.assert_close(here[1, 8:, 16:], (fine + doubled)[1, 8:, 16:])
+    here[1, 8:, 16:] = fine[1, 8:, 16:]
+    assert torch.equal(here, fine)
 
 
 def test_optimised_mode_compares_similarities() -> None:

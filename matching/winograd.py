@@ -67,8 +67,7 @@ def convolve_tiles(
                          f"got {list(x.shape)} {x.dtype} on {x.device}")  # fmt: skip
     d = kernel.points.shape[2]
     everything = len(tiles) == b * (h // TILE) * (w // TILE)
-    # NumPy takes zeros from the system, which makes no page that nobody touches
-    out = x.new_empty(b, h, w, d) if everything else torch.from_numpy(np.zeros((b, h, w, d), np.float32))
+    out = x.new_empty(b, h, w, d) if everything else zeros((b, h, w, d))
     source, target = x.contiguous().numpy(), out.numpy()
     block = max(BLOCK, c // 2)  # wide kernels are long themselves and are read once per block
     for part in torch.split(tiles, block):
@@ -83,6 +82,11 @@ def tiles_of(mask: Bool[Tensor, "b h w"]) -> Int[Tensor, "n 3"]:
     """The tiles in which some pixel is wanted."""
     b, h, w = mask.shape
     return mask.reshape(b, h // TILE, TILE, w // TILE, TILE).any(4).any(2).nonzero()
+
+
+def zeros(shape: tuple[int, ...]) -> Tensor:
+    """float32 zeros on the CPU, from the system, which makes no page that nobody touches."""
+    return torch.from_numpy(np.zeros(shape, np.float32))
 
 
 def with_neighbours(tiles: Int[Tensor, "n 3"], grid: tuple[int, int, int]) -> Int[Tensor, "k 3"]:

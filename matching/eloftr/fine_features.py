@@ -12,7 +12,7 @@ from vision3d.matching.eloftr.config import EfficientLoFTRConfig
 from vision3d.matching.eloftr.doubling import add_doubled
 from vision3d.matching.eloftr.fast_conv import FastConv
 from vision3d.matching.eloftr.valid import Extents
-from vision3d.matching.winograd import TILE, tiles_of, with_neighbours
+from vision3d.matching.winograd import TILE, tiles_of, with_neighbours, zeros
 
 SLOPE = 0.01
 
@@ -62,14 +62,26 @@ def _pointwise(layer: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "
 
 
 def _add_doubled(
-    coarse: Float[Tensor, "b c h w"], fine: Float[Tensor, "b c h2 w2"], tiles: Int[Tensor, "n 3"] | None
-) -> Float[Tensor, "b c h2 w2"]:
-    """The sum of both, the coarse one doubled. tiles: that a convolution of 3 x 3 px must make of it; None: all."""
+    coarse: Float[Tensor, "b d h w"], layer: nn.Conv2d, fine: Float[Tensor, "b c h2 w2"], tiles: Tensor | None
+) -> Float[Tensor, "b d h2 w2"]:
+    """The coarse map, doubled, plus the layer's response to the fine one.
+
+    tiles [n 3]: that a convolution of 3 x 3 px must make of the sum; None: all.
+    """
     if torch.is_grad_enabled() or fine.dtype != torch.float32 or fine.device.type != "cpu":
-        return F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False) + fine
-    if tiles is not None:  # the convolution reads their neighbours, too
-        tiles = with_neighbours(tiles, (len(fine), fine.shape[2] // TILE, fine.shape[3] // TILE))
-    made = fine.permute(0, 2, 3, 1).contiguous()
+        doubled = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return doubled + _pointwise(layer, fine)
+    if tiles is None:
+        made = _pointwise(layer, fine).permute(0, 2, 3, 1).contiguous()
+    else:
+        b, _, height, width = fine.shape
+        rows, columns = height // TILE, width // TILE
+        tiles = with_neighbours(tiles, (b, rows, columns))  # which the convolution reads
+        item, row, column = tiles.T
+        inputs = fine.permute(0, 2, 3, 1).reshape(b, rows, TILE, columns, TILE, -1)[item, row, :, column]
+        response = F.linear(inputs, layer.weight[:, :, 0, 0])
+        made = zeros((b, height, width, response.shape[-1]))
+        made.view(b, rows, TILE, columns, TILE, -1)[item, row, :, column] = response
     add_doubled(coarse.permute(0, 2, 3, 1).contiguous(), made, tiles)
     return made.permute(0, 3, 1, 2)
 
@@ -116,8 +128,8 @@ class FineFeatures(nn.Module):
             coarse_tiles = (_near(wanted, 2, 3), _near(wanted, 2, 2))
             fine_tiles = (_near(wanted, 4, 2), _near(wanted, 4, 1))
         x = _pointwise(self.layer3_outconv, cells / cells.shape[1] ** 0.5)
-        x = _add_doubled(extents.extend(x, 8), _pointwise(self.layer2_outconv, quarter), coarse_tiles[0])
+        x = _add_doubled(extents.extend(x, 8), self.layer2_outconv, quarter, coarse_tiles[0])
         x = self.layer2_outconv2(extents.clear(x, 4), extents, 4, coarse_tiles)
-        x = _add_doubled(extents.extend(x, 4), _pointwise(self.layer1_outconv, half), fine_tiles[0])
+        x = _add_doubled(extents.extend(x, 4), self.layer1_outconv, half, fine_tiles[0])
         y: Tensor = self.layer1_outconv2(extents.clear(x, 2), extents, 2, fine_tiles)
         return y

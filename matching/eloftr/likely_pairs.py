@@ -54,9 +54,9 @@ def likely_pairs(
     confidence = share * torch.exp(value - highest) / total[column].clamp(min=TINY)
     weak = total[column] < TINY
     if bool(weak.any()):  # far below the greatest similarity: their sums have lost what matters
-        again, place = column[weak].unique(return_inverse=True)
-        sums = torch.logsumexp(rows0 @ rows1[again].T, 0)
-        confidence[weak] = share[weak] * torch.exp(value[weak] - sums[place])
+        again, place = np.unique(column[weak].numpy(), return_inverse=True)
+        sums = torch.logsumexp(rows0 @ rows1[torch.from_numpy(again)].T, 0)
+        confidence[weak] = share[weak] * torch.exp(value[weak] - sums[torch.from_numpy(place)])
     return row, column, confidence
 
 

@@ -6,7 +6,7 @@ A cell of a backbone's grid stands for its square of the picture.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -84,13 +84,7 @@ class EfficientNetBackbone:
         check_multiple(self.name, rgb, self.multiple)
         maps = self.network.stages(rgb.to(self.device), last=max(self.stages))
         size = (rgb.shape[2] // self.stride, rgb.shape[3] // self.stride)
-        parts = []
-        for stage in self.stages:
-            grid = maps[stage]
-            if grid.shape[2:] != size:
-                grid = F.interpolate(grid, size, mode="bilinear", align_corners=False, antialias=True)
-            parts.append(F.normalize(grid, dim=1))
-        return torch.cat(parts, dim=1)
+        return side_by_side(maps, self.stages, size)
 
 
 class XFeatBackbone:
@@ -126,6 +120,19 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "efficientnet-lite0": EfficientNetBackbone,
     "xfeat-dense": XFeatBackbone,
 }
+
+
+def side_by_side(
+    maps: Mapping[int, Float[Tensor, "b _ _ _"]], stages: Sequence[int], size: tuple[int, int]
+) -> Float[Tensor, "b c h w"]:
+    """Maps of some stages at one size (rows, columns), unit vectors each, along c."""
+    parts = []
+    for stage in stages:
+        grid = maps[stage]
+        if grid.shape[2:] != size:
+            grid = F.interpolate(grid, size, mode="bilinear", align_corners=False, antialias=True)
+        parts.append(F.normalize(grid, dim=1))
+    return torch.cat(parts, dim=1)
 
 
 def check_multiple(name: str, rgb: Float[Tensor, "b 3 h w"], multiple: int) -> None:

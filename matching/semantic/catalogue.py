@@ -56,6 +56,14 @@ def _head(source: str, **options: Any) -> SemanticMatcher:
     return trained_head(Path(source), **options)
 
 
+def _student(source: str, **options: Any) -> SemanticMatcher:
+    from pathlib import Path
+
+    from vision3d.matching.semantic.student import trained_student
+
+    return trained_student(Path(source), **options)
+
+
 def _asic(source: str = "0", **options: Any) -> SemanticMatcher:
     from vision3d.matching.semantic.asic.config import AsicConfig
     from vision3d.matching.semantic.asic.matcher import AsicMatcher
@@ -77,6 +85,7 @@ SEMANTIC_MATCHERS: dict[str, Callable[..., SemanticMatcher]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "head": _head,
+    "student": _student,
     "asic": _asic,
     "asic-canonical": _asic_canonical,
 }

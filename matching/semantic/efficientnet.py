@@ -112,11 +112,15 @@ class EfficientNetLite0(nn.Module):
         responds to: against mirrored pictures, stages 4 to 8 lie within 2 px (0.13 cells) of their cells' middle.
         """
         x = ((rgb * 255 - 127) / 128).contiguous(memory_format=torch.channels_last)
-        x = F.relu6(self.stem(x), inplace=True)
+        return self.stages_after(F.relu6(self.stem(x), inplace=True), 1, last)
+
+    def stages_after(
+        self, x: Float[Tensor, "b _ _ _"], done: int, last: int = 8
+    ) -> dict[int, Float[Tensor, "b _ _ _"]]:
+        """Maps of the stages `done` + 1 to `last`; x: the map of stage `done`, of the stem if 1."""
         maps = {}
-        for number, blocks in enumerate(self.blocks, 2):
-            if number <= last:
-                x = maps[number] = blocks(x)
+        for number in range(done + 1, last + 1):
+            x = maps[number] = self.blocks[number - 2](x)
         return maps
 
     def forward(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1000"]:

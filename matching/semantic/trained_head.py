@@ -6,6 +6,7 @@ The weights file says which backbone the head belongs to, and its size (metadata
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,19 @@ def frozen_matcher(name: str, size: int) -> FrozenFeatures:
     return matcher
 
 
+def noted_settings(weights: Path, tasks: tuple[str, ...]) -> dict[str, Any]:
+    """The settings that a weights file of `vision3d train` was trained with. ValueError: its task is none of `tasks`;
+    whatever safetensors and YAML raise on other files."""
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
+    if metadata.get("task") not in tasks:
+        raise ValueError(f"its task is {metadata.get('task', 'not noted')}")
+    settings: dict[str, Any] = yaml.safe_load(metadata["config"])["settings"]
+    return settings
+
+
 def trained_head(weights: Path, transfer: TransferConfig | None = None) -> FrozenFeatures:
     """The matcher of a weights file written by `vision3d train`.
 
@@ -64,13 +78,7 @@ def trained_head(weights: Path, transfer: TransferConfig | None = None) -> Froze
         raise UsageError(f"{weights}: no such weights file; name the weights.safetensors of a trained head")
     state = read_state_dict(weights)
     try:
-        from safetensors import safe_open
-
-        with safe_open(weights, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-        if metadata.get("task") not in TASKS:
-            raise ValueError(f"its task is {metadata.get('task', 'not noted')}")
-        settings = yaml.safe_load(metadata["config"])["settings"]
+        settings = noted_settings(weights, TASKS)
         name, size, head = str(settings["backbone"]), int(settings["size"]), HeadConfig(**settings["head"])
     except Exception as error:  # safetensors raises classes of its own, YAML whatever the text led to
         raise Vision3DError(

@@ -67,12 +67,15 @@ def random_view(file: Path, number: int, mirrored: bool) -> View:
 class KeptFeatures:
     """Grids of unit vectors [c h w] of views of pictures, in memory, or as FOLDER/DIGEST.npy (half precision).
 
+    unit: False keeps what the backbone gives, not unit vectors.
+
     UsageError if the folder holds features of another backbone or size, or something else.
     """
 
     backbone: Backbone
     size: int
     folder: Path | None = None
+    unit: bool = True
     _memory: dict[str, Float[Tensor, "c h w"]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -128,7 +131,7 @@ class KeptFeatures:
             raise Vision3DError(f"{file}: {error}") from None
         with torch.random.fork_rng(devices=[]):  # loading a network draws numbers, which a resumed run does not
             grid = self.backbone(square.flip(3) if view.mirrored else square)[0]
-        return F.normalize(grid, dim=0).half().cpu()
+        return (F.normalize(grid, dim=0) if self.unit else grid).half().cpu()
 
 
 def _window(image: Image, view: View) -> Image:

@@ -16,17 +16,13 @@ from torch import Tensor
 from vision3d.data.collate import Batch, collate
 from vision3d.data.semantic_pairs import SemanticPair
 from vision3d.errors import UsageError
-from vision3d.eval.pck import PckRule, PredictedPair, pck
-from vision3d.matching.semantic.base import DenseFeatures
-from vision3d.matching.semantic.frozen import TransferConfig, carry
 from vision3d.matching.semantic.head import BottleneckHead, HeadConfig
 from vision3d.matching.semantic.head_loss import keypoint_cross_entropy
 from vision3d.matching.semantic.trained_head import frozen_matcher
 from vision3d.train.semantic_features import KeptFeatures, random_view
 from vision3d.train.semantic_sources import SemanticSourceConfig, held_out_pairs, training_pairs
+from vision3d.train.semantic_validation import held_out_pck
 from vision3d.train.task import TrainingSet
-
-ALPHA = 0.1  # of the validation's PCK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,22 +135,10 @@ class SemanticHead:
 
     def validate(self) -> dict[str, float]:
         """PCK@0.1 (box, original resolution) per image and per point in percent, by nearest neighbour."""
-        grids: dict[Path, DenseFeatures] = {}
         device = next(self.model.parameters()).device
-        found = []
-        for pair in self.held_out:
-            for file, size in ((pair.image0, pair.size0), (pair.image1, pair.size1)):
-                if file not in grids:
-                    grid = self.model(self.features(file, size)[None].to(device))[0].cpu()
-                    grids[file] = DenseFeatures(grid, size)
-            points = carry(grids[pair.image0], grids[pair.image1], pair.points0, TransferConfig())
-            truth = pair.points1.double().numpy()
-            found.append(PredictedPair(points.double().numpy(), truth, pair.size1, pair.box1))
-        if not found:
-            return {}
-        per_image = pck(found, ALPHA, PckRule(average="image")) or 0.0
-        per_point = pck(found, ALPHA, PckRule(average="point")) or 0.0
-        return {"pck": 100 * per_image, "pck_point": 100 * per_point}
+        return held_out_pck(
+            self.held_out, lambda file, size: self.model(self.features(file, size)[None].to(device))[0].cpu()
+        )
 
 
 def build(config: SemanticHeadConfig) -> SemanticHead:

@@ -17,6 +17,7 @@ TASKS: dict[str, tuple[str, str]] = {
     "hough": ("vision3d.train.hough", "HoughConfig"),
     "matchme": ("vision3d.train.matchme", "MatchMeConfig"),
     "point_features": ("vision3d.train.point_features", "PointFeaturesConfig"),
+    "semantic_distillation": ("vision3d.train.semantic_distillation", "DistillationConfig"),
     "semantic_head": ("vision3d.train.semantic_head", "SemanticHeadConfig"),
 }
 

@@ -64,7 +64,7 @@ def write_mini_spair(out: str | Path, config: MiniSpairConfig, progress: Progres
             for place, index in enumerate(rng.permutation(len(found))):
                 split = ("trn", "test", "trn", "test", "val")[place % 5]
                 for view in range(config.views):
-                    shot = _shoot(rng, found[index], config)
+                    shot = shoot(rng, found[index], config)
                     if shot is not None:
                         name = f"{index:04d}_{view:06d}"
                         splits[split].append({**_save(root, category, name, found[index], *shot), "mesh": int(index)})
@@ -90,8 +90,11 @@ def write_mini_spair(out: str | Path, config: MiniSpairConfig, progress: Progres
 Shot = tuple[np.ndarray, Bool[np.ndarray, "h w"], list[float], list[list[float] | None], int, bool, bool]
 
 
-def _shoot(rng: np.random.Generator, model: PartModel, config: MiniSpairConfig) -> Shot | None:
-    """Picture, mask, box, keypoints (from the centre of the top-left pixel), azimuth, truncated, occluded."""
+def shoot(rng: np.random.Generator, model: PartModel, config: MiniSpairConfig) -> Shot | None:
+    """Picture, mask, box, keypoints (from the centre of the top-left pixel), azimuth, truncated, occluded.
+
+    A keypoint is None where it is hidden or outside. None for a view that shows too little: draw another.
+    """
     w, h = config.width, config.height
     azimuth = rng.uniform(-100, 100)
     radius = float(np.linalg.norm(model.corners.reshape(-1, 3), axis=1).max())

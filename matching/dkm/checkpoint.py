@@ -11,12 +11,10 @@ from torch import Tensor
 
 from vision3d.errors import Vision3DError
 from vision3d.matching.dkm.config import DKMConfig
+from vision3d.matching.dkm.encoder import CLASSIFIER
 from vision3d.matching.dkm.model import DKM
 from vision3d.matching.lightglue import load_strictly
 from vision3d.weights import load_weights
-
-# the encoder's classifier of ImageNet: published with the weights, never used
-_CLASSIFIER = {"encoder.net.fc.weight": (1000, 2048), "encoder.net.fc.bias": (1000,)}
 
 
 def build_dkm(state: Mapping[str, Tensor], source: str, config: DKMConfig) -> DKM:
@@ -29,7 +27,8 @@ def build_dkm(state: Mapping[str, Tensor], source: str, config: DKMConfig) -> DK
     names = {re.sub(r"^(model\.|module\.|state_dict\.)+", "", name): value for name, value in state.items()}
     if len(names) < len(state):
         raise Vision3DError(f"weights {source} hold two tensors for the same place; this is no DKM checkpoint")
-    for name, shape in _CLASSIFIER.items():
+    for short, shape in CLASSIFIER.items():
+        name = f"encoder.net.{short}"
         if name in names and tuple(names[name].shape) == shape:
             del names[name]
     net = DKM(config).eval()

@@ -1,4 +1,9 @@
-"""The losses of DKM (Edstedt et al., CVPR 2023, section 3.4): distance of the warp and certainty, at every stride."""
+"""The losses of DKM (Edstedt et al., CVPR 2023, section 3.4): distance of the warp and certainty, at every stride.
+
+As in the authors' training code, except where the truth comes from: it is a warp here (`DensePair`), interpolated for
+coarse strides, where they interpolate the depth at a coarse pixel's centre and project that; so it also serves for
+homographies. Their test of depths (5 %) is in `warp_by_depth`, on the nearest pixel's depth.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,8 @@ class WarpLossConfig:
     """Weights of the terms; the published setting by default."""
 
     certainty_weight: float = 0.01
-    """of the certainty's cross entropy beside the warp's distance"""
+    """of the certainty's cross entropy beside the warp's distance; the authors take 0 on ScanNet, whose depth has holes
+    where surfaces are seen"""
     local_from: int = 8
     """strides up to this one learn only where the stride before was near the truth; 0: learn everywhere"""
     local_distance: float = 4.0
@@ -58,21 +64,29 @@ def warp_losses(
     """The sum over strides, "loss", and its parts "distance" ([-1, 1] across photo 1) and "certainty" (unweighted).
 
     made: estimates by stride, coarse to fine, as the network returns them; to1, size1: see `true_warp`. Pixels without
-    truth teach the certainty to be low. At fine strides so do those that the stride before put too far away (or of
-    which it had no truth), and their distance does not count: a refiner is not to answer for coarse mistakes.
+    truth teach the certainty to be low. At fine strides so do those that the stride before put too far away, and their
+    distance does not count: a refiner is not to answer for coarse mistakes. How far is measured at the coarse pixel;
+    where that has no truth (at the rim of what both photos show), at the fine one.
     """
     some = next(iter(made.values())).warp
     distance, certainty = some.new_zeros(()), some.new_zeros(())
-    before: Tensor | None = None  # distance at the stride before, NaN without truth
+    before: Estimate | None = None
+    before_away = some.new_zeros(())  # at the stride before, NaN without truth
     for stride, estimate in made.items():
         grid = (estimate.warp.shape[2], estimate.warp.shape[3])
         truth, known = true_warp(to1, grid, size1)
-        away = (estimate.warp.permute(0, 2, 3, 1) - truth).square().sum(-1).add(1e-12).sqrt()
+        away = _distance(estimate, truth)
         counted = known
         if stride <= config.local_from and before is not None:
-            near = F.interpolate(before[:, None], size=grid, mode="nearest")[:, 0]
-            counted = known & (near < 2 / 512 * config.local_distance * stride)
+            coarse = F.interpolate(before_away[:, None], size=grid, mode="nearest")[:, 0]
+            start = torch.where(coarse.isnan(), _distance(before.resized(grid), truth), coarse)
+            counted = known & (start < 2 / 512 * config.local_distance * stride)
         certainty = certainty + F.binary_cross_entropy_with_logits(estimate.logit[:, 0], counted.to(some.dtype))
         distance = distance + (away[counted].mean() if bool(counted.any()) else away.sum() * 0)
-        before = torch.where(known, away.detach(), torch.nan)
+        before, before_away = estimate.detach(), torch.where(known, away.detach(), torch.nan)
     return {"loss": distance + config.certainty_weight * certainty, "distance": distance, "certainty": certainty}
+
+
+def _distance(estimate: Estimate, truth: Float[Tensor, "b i j 2"]) -> Float[Tensor, "b i j"]:
+    """[-1, 1] across photo 1; its gradient is finite also where it is 0."""
+    return (estimate.warp.permute(0, 2, 3, 1) - truth).square().sum(-1).add(1e-12).sqrt()

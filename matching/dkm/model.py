@@ -79,12 +79,6 @@ class DKM(nn.Module):
         self.encoder = Encoder()
         self.decoder = Decoder(config)
 
-    def train(self, mode: bool = True) -> DKM:
-        """As ever, but the encoder's normalisation keeps its statistics."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
-
     def forward(
         self, rgb0: Float[Tensor, "b 3 h w"], rgb1: Float[Tensor, "b 3 h w"], start: Estimate | None = None
     ) -> dict[int, Estimate]:
@@ -93,8 +87,9 @@ class DKM(nn.Module):
         ValueError: sizes differ or are below 32 px, values are not finite or not floating point.
         """
         _check(rgb0, rgb1)
-        coarsest = 32 if start is None else 8
-        maps0, maps1 = self.encoder(rgb0, coarsest), self.encoder(rgb1, coarsest)
+        # one batch: in training the encoder is normalised over both photos
+        maps = self.encoder(torch.cat([rgb0, rgb1]), 32 if start is None else 8)
+        maps0, maps1 = ({stride: x.chunk(2)[k] for stride, x in maps.items()} for k in range(2))
         made: dict[int, Estimate] = self.decoder(maps0, maps1, start)
         return made
 

@@ -1,4 +1,10 @@
-"""Trains DKM v3 on rendered rooms, homographies of photos, MegaDepth or ScanNet (CVPR 2023, sections 3.4 and 4.1)."""
+"""Trains DKM v3 on rendered rooms, homographies of photos, MegaDepth or ScanNet (CVPR 2023, sections 3.4 and 4.1).
+
+On purpose unlike the authors' training: photos are grey, keep their aspect and are disturbed in light and sharpness
+(theirs: coloured, squashed to the size, moved by up to 32 px); pairs are drawn evenly from the listed overlaps (theirs:
+scenes by size to the power 0.25, pairs that overlap by more than 0.35 twice); one data set a run (their indoor
+weights: a step on MegaDepth, a step on ScanNet).
+"""
 
 from __future__ import annotations
 
@@ -31,10 +37,18 @@ class DKMTaskConfig:
 
     source: PhotoPairSourceConfig = field(default_factory=PhotoPairSourceConfig)
     start: Path | None = None
-    """weights to begin with, in the published layout; null: drawn at random, also the encoder's"""
+    """weights to begin with, in the published layout; null: drawn at random"""
+    imagenet: Path | None = None
+    """torchvision's ResNet-50 to begin the encoder with, as the authors do; not together with start"""
     encoder_lr: float = 0.05
     """the encoder's learning rate as a share of the decoder's"""
     loss: WarpLossConfig = field(default_factory=WarpLossConfig)
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.imagenet is not None:
+            raise ValueError("give start or imagenet: start holds the encoder's weights, too")
+        if self.encoder_lr < 0:
+            raise ValueError(f"encoder_lr must not be negative, got {self.encoder_lr}")
 
 
 class DKMTask:
@@ -51,6 +65,8 @@ class DKMTask:
             if config.start is None
             else build_dkm(read_state_dict(config.start), str(config.start), network)
         )
+        if config.imagenet is not None:
+            self.model.encoder.load_imagenet(read_state_dict(config.imagenet), str(config.imagenet))
         self.dataset = training_pairs(config.source)
         self.held_out = held_out_pairs(config.source)
 

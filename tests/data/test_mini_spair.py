@@ -50,7 +50,20 @@ def furniture(tmp_path: Path) -> Path:
 
 def test_the_set_is_true_to_its_layout(furniture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "set"
-    command = ["simulate", "spair", "--furniture", str(furniture), "--views", "2", "--pairs", "12", "--quiet", "--json"]
+    command = [
+        "simulate",
+        "spair",
+        "--furniture",
+        str(furniture),
+        "--categories",
+        "table",
+        "--views",
+        "2",
+        "--pairs",
+        "12",
+        "--quiet",
+        "--json",
+    ]
     assert main([*command, "--out", str(out)]) == 0
     counts = json.loads(capsys.readouterr().out)["pairs"]
     meshes: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""`vision3d simulate lidar`, `rooms`, `spair`: scans of streets, pairs of pictures of rooms, keypoints of furniture."""
+"""`vision3d simulate lidar`, `rooms`, `spair`: scans of streets, pairs of pictures of rooms, keypoints of things."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def run_rooms(config: SimulateRoomsConfig) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateSpairConfig(MiniSpairConfig):
-    """A small synthetic set in SPair-71k's layout: rendered furniture and cars with keypoints that are exact in 3D.
+    """A small synthetic set in SPair-71k's layout: rendered furniture, cars and animals with keypoints exact in 3D.
 
     Written as a whole into a new folder. No mesh is in two splits.
     """

@@ -20,6 +20,8 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from vision3d.data.semantic_pairs import PIXEL_CENTRE
+from vision3d.data.simulation.animal_shape import KINDS
+from vision3d.data.simulation.animals import animal_model
 from vision3d.data.simulation.mini_spair import MiniSpairConfig, shoot
 from vision3d.data.simulation.part_models import PartModel, read_part_models
 from vision3d.errors import UsageError, Vision3DError
@@ -113,7 +115,10 @@ def _meshes(root: Path, pictures: Sequence[Picture]) -> list[str]:
 
 def _draw(config: RenderingsConfig, names: Sequence[str], settings: dict[str, object], folder: Path) -> None:
     assert config.furniture is not None
-    models = {model.name: model for found in read_part_models(config.furniture).values() for model in found}
+    animals = [name for name in names if name.partition(":")[0] in KINDS]
+    models = {name: animal_model(name) for name in animals}
+    if len(animals) < len(names):
+        models |= {model.name: model for found in read_part_models(config.furniture).values() for model in found}
     missing = [name for name in names if name not in models]
     if missing:
         raise UsageError(f"{config.furniture} has no mesh {missing[0]}: the set was made of other catalogues")

@@ -1,4 +1,4 @@
-"""A small set of rendered pairs in SPair-71k's layout: synthetic pictures of furniture and cars with exact keypoints.
+"""A small set of rendered pairs in SPair-71k's layout: furniture, cars and animals, synthetic, with exact keypoints.
 
 Layout and fields: J. Min et al., arXiv 1908.10543. Whole meshes go to one of trn, val and test.
 """
@@ -17,12 +17,16 @@ from jaxtyping import Bool, Float64
 from vision3d.core import Progress, UsageError, silent
 from vision3d.data.mesh_raster import first_hits
 from vision3d.data.rendered.textures import surface_texture
+from vision3d.data.simulation.animal_shape import KINDS
+from vision3d.data.simulation.animals import animal_model, animal_names
 from vision3d.data.simulation.depth_camera import look
+from vision3d.data.simulation.part_models import CATEGORIES as FURNITURE
 from vision3d.data.simulation.part_models import PartModel, read_part_models
 from vision3d.io.atomic import atomic_directory
 
 _RAYS = 2  # along each side of a pixel
 _FOCAL = 1.3  # times the width
+CATEGORIES = (*FURNITURE, *KINDS)
 _SLOTS = 30  # keypoints in an ImageAnnotation, as the data set has them
 
 
@@ -32,6 +36,10 @@ class MiniSpairConfig:
 
     furniture: Path = Path("/usr/share/sweethome3d/furniture")
     """Folder of the catalogues (.sh3f) of Debian's sweethome3d-furniture."""
+    categories: tuple[str, ...] = ()
+    """Only these (default: all); animals alone (horse, cow, sheep, dog, cat) need no catalogues."""
+    animals: int = 10
+    """Individuals of each kind of animal, each in a pose of its own; 5 or more, so that every split has two or one."""
     seed: int = 0
     """Of meshes, views, backgrounds and pairs."""
     views: int = 4
@@ -48,18 +56,19 @@ def write_mini_spair(out: str | Path, config: MiniSpairConfig, progress: Progres
     """Writes the folder as a whole and returns the number of pairs per split.
 
     Raises:
-        UsageError: the folder exists and is not empty, or there are no catalogues. Vision3DError: it cannot be written.
+        UsageError: the folder exists and is not empty, there are no catalogues, or a category is unknown.
+            Vision3DError: it cannot be written.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty: choose another folder")
-    models = read_part_models(config.furniture)
+    models = _models(config, progress)
     total = sum(len(m) for m in models.values()) * config.views
     done = 0
     layout: dict[str, list[str]] = {"trn": [], "val": [], "test": []}
     with atomic_directory(out) as root:
-        for number, (category, found) in enumerate(models.items()):
-            rng = np.random.default_rng([config.seed, number])
+        for category, found in models.items():
+            rng = np.random.default_rng([config.seed, CATEGORIES.index(category)])
             splits: dict[str, list[dict[str, Any]]] = {split: [] for split in layout}
             for place, index in enumerate(rng.permutation(len(found))):
                 split = ("trn", "test", "trn", "test", "val")[place % 5]
@@ -80,11 +89,28 @@ def write_mini_spair(out: str | Path, config: MiniSpairConfig, progress: Progres
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
         (root / "synthetic.json").write_text(json.dumps({"synthetic": True, "settings": settings}), encoding="utf-8")
         (root / "README.md").write_text(
-            "Synthetic: rendered meshes of Debian's sweethome3d-furniture in SPair-71k's layout. Not the data set, "
-            "and its figures are not comparable.\n",
+            "Synthetic: rendered meshes in SPair-71k's layout. Not the data set, and its figures are not comparable.\n"
+            "Furniture and cars are meshes of Debian's sweethome3d-furniture; horses, cows, sheep, dogs and cats are "
+            "tubes around bones, made by `vision3d simulate spair` itself.\n",
             encoding="utf-8",
         )
     return {split: len(names) for split, names in layout.items()}
+
+
+def _models(config: MiniSpairConfig, progress: Progress) -> dict[str, list[PartModel]]:
+    """The models of the wanted categories. Errors as in `write_mini_spair`."""
+    unknown = [category for category in config.categories if category not in CATEGORIES]
+    if unknown:
+        raise UsageError(f"no category is called {unknown[0]}; known: {', '.join(CATEGORIES)}")
+    if config.animals < 0:
+        raise UsageError(f"--animals is 0 or more, got {config.animals}")
+    wanted = config.categories or CATEGORIES
+    found = read_part_models(config.furniture) if any(category in FURNITURE for category in wanted) else {}
+    names = [name for kind in KINDS if kind in wanted for name in animal_names(kind, config.animals, config.seed)]
+    for done, name in enumerate(names):
+        progress("animals", done, len(names))
+        found.setdefault(name.partition(":")[0], []).append(animal_model(name))
+    return {category: found[category] for category in CATEGORIES if category in wanted and category in found}
 
 
 Shot = tuple[np.ndarray, Bool[np.ndarray, "h w"], list[float], list[list[float] | None], int, bool, bool]

@@ -43,6 +43,10 @@ def test_evaluate_prints_its_protocol_and_draws(tmp_path: Path, capsys: pytest.C
         (["--method", "position", "--square", "0"], "square"),
         (["--method", "position", "--pictures", "-1"], "pictures"),
         (["--method", "position", "--json", "--markdown"], "one of --json and --markdown"),
+        (["--method", "efficientnet-lite0", "position", "--flip"], "position takes no options, not flip"),
+        (["--method", "asic", "--rule", "soft"], "asic takes size, not rule"),
+        (["--method", "efficientnet-lite0", "--size", "500"], "multiple of 32"),
+        (["--method", "efficientnet-lite0,size=64", "--size", "96"], "says size twice"),
     ],
 )
 def test_wrong_use_is_one_line(
@@ -51,6 +55,26 @@ def test_wrong_use_is_one_line(
     root = write_copies(tmp_path / "set", pairs_per_category=1)
     assert main(["evaluate", "spair71k", "--root", str(root), "--out", str(tmp_path / "out"), *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+@needs_weights
+def test_options_make_predictions_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_copies(tmp_path / "set", pairs_per_category=1)
+    command = ["evaluate", "spair71k", "--root", str(root), "--out", str(tmp_path / "out"), "--workers", "1", "--json"]
+    command += ["--method", "efficientnet-lite0"]
+    names = []
+    for options in (["--size", "64"], ["--size", "64", "--rule", "soft"], ["--size", "64", "--flip"], ["--size", "96"]):
+        assert main([*command, *options]) == 0
+        names += json.loads(capsys.readouterr().out)["methods"]
+    end = ("size=64", "rule=soft,size=64", "flip,size=64", "size=96")
+    assert names == [f"efficientnet-lite0,{options}" for options in end]
+    files = sorted((tmp_path / "out" / "predictions").glob("*.jsonl"))
+    assert len(files) == 4
+    noted = [json.loads(file.read_text().splitlines()[0])["settings"] for file in files]
+    assert {(n["size"], n["rule"], n["flip"]) for n in noted} == {
+        (64, "nearest", False), (64, "soft", False), (64, "nearest", True), (96, "nearest", False),
+    }  # fmt: skip
+    assert len({file.read_text().splitlines()[1] for file in files}) == 4
 
 
 def test_a_folder_of_another_kind_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,6 +98,11 @@ def test_match_draws_semantic_matches(tmp_path: Path, capsys: pytest.CaptureFixt
     assert PIL.Image.open(out / "matches.png").size[0] == 408
     assert main([*command, "--matcher", "semantic:position"]) == 0  # the folder of an earlier match
     assert "come back (semantic:position" in capsys.readouterr().out
+    assert main([*command, "--matcher", "semantic:efficientnet-lite0,rule=mutual,flip,size=128", "--json"]) == 0
+    chosen = json.loads(capsys.readouterr().out)["settings"]
+    assert (chosen["rule"], chosen["flip"], chosen["size"], chosen["max_size"]) == ("mutual", True, 128, 128)
+    assert main([*command, "--matcher", "semantic:position,flip"]) == 2
+    assert "position takes no options" in capsys.readouterr().err
     assert main([*command, "--matcher", "semantic:magic"]) == 2
     assert "known: position" in capsys.readouterr().err
     assert main([*command, "--matcher", "semantic:position", "--weights", str(out / "matches.npz")]) == 2

@@ -9,7 +9,7 @@ from spair_copies import photo
 from vision3d.core import Image, UsageError
 from vision3d.matching.semantic.backbones import BACKBONES, Backbone, EfficientNetBackbone, XFeatBackbone
 from vision3d.matching.semantic.base import SemanticMatcher
-from vision3d.matching.semantic.catalogue import SEMANTIC_MATCHERS, make_semantic_matcher
+from vision3d.matching.semantic.catalogue import SEMANTIC_MATCHERS, make_semantic_matcher, split_name, with_options
 from vision3d.matching.semantic.frozen import FrozenFeatures, TransferConfig, squash
 from vision3d.matching.semantic.grid_matches import grid_matches
 from vision3d.matching.semantic.position import Position
@@ -45,6 +45,35 @@ def test_every_name_makes_a_matcher_or_says_what_it_needs() -> None:
                 make_semantic_matcher(name)
     with pytest.raises(UsageError, match="known: position, efficientnet-lite0"):
         make_semantic_matcher("magic")
+
+
+def test_a_name_may_end_in_options() -> None:
+    name = with_options("efficientnet-lite0", rule="soft", flip=True, size=384)
+    assert name == "efficientnet-lite0,rule=soft,flip,size=384"
+    settings = make_semantic_matcher(name).settings
+    assert (settings["rule"], settings["flip"], settings["size"]) == ("soft", True, 384)
+    plain, other = (make_semantic_matcher(n).settings for n in ("efficientnet-lite0", "efficientnet-lite0,rule=mutual"))
+    assert plain != other and {**plain, "rule": "mutual"} == other
+    assert make_semantic_matcher("asic:3,size=256").settings["size"] == 256
+    assert split_name("head:a,b/c,d.safetensors,flip") == ("head:a,b/c,d.safetensors", {"flip": ""})
+    assert with_options("position") == "position"
+    for wrong, words in (
+        ("position,flip", "position takes no options, not flip"),
+        ("head:file,size=64", "head takes rule and flip, not size"),
+        ("asic,rule=soft", "asic takes size, not rule"),
+        ("efficientnet-lite0,size=64,size=96", "says size twice"),
+        ("efficientnet-lite0,size=64,fast", "options are rule=RULE, flip and size=PX, got fast"),
+        ("efficientnet-lite0,flip=1", "got flip=1"),
+        ("efficientnet-lite0,size", "got size"),
+        ("efficientnet-lite0,size=large", "whole number of px, got large"),
+        ("efficientnet-lite0,size=500", "multiple of 32"),
+        ("efficientnet-lite0,rule=best", "one of nearest, mutual, soft, got best"),
+        ("efficientnet-lite0,fast", "no semantic matcher is called 'efficientnet-lite0,fast'"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            make_semantic_matcher(wrong)
+    with pytest.raises(UsageError, match="size given twice"):
+        make_semantic_matcher("efficientnet-lite0,size=64", size=96)
 
 
 def test_position_is_the_same_relative_place() -> None:

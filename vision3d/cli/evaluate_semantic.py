@@ -15,9 +15,16 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class _Common:
     method: tuple[str, ...]
-    """One or more semantic matchers (see matching/semantic/README.md): position, efficientnet-lite0, ..."""
+    """One or more semantic matchers (see matching/semantic/README.md): position, efficientnet-lite0, ... Options of one
+    alone stand at its end: efficientnet-lite0,rule=soft,flip,size=384."""
     out: Path
     """Folder for predictions (one file a method, reused on a re-run), report.json, report.md and pictures."""
+    rule: Literal["nearest", "mutual", "soft"] | None = None
+    """How points find their cell, of all methods (default: the method's own, nearest)."""
+    flip: bool = False
+    """Carry points from the mirror image where that looks more like the target, all methods."""
+    size: int | None = None
+    """px of the square that pictures are squashed to, of all methods (default: the method's own)."""
     categories: tuple[str, ...] = ()
     """Only these (default: all)."""
     alphas: tuple[float, ...] = (0.1, 0.05, 0.01)
@@ -150,6 +157,7 @@ def _run(config: _Common, split: PairSplit, title: str) -> int:
     from vision3d.eval.semantic_pictures import draw_pairs
     from vision3d.eval.semantic_report import SemanticProtocol, chosen_pairs, evaluate_semantic, with_table
     from vision3d.eval.tables import print_tables
+    from vision3d.matching.semantic.catalogue import with_options
 
     if config.json and config.markdown:
         raise UsageError("choose one of --json and --markdown")
@@ -157,6 +165,7 @@ def _run(config: _Common, split: PairSplit, title: str) -> int:
         raise UsageError(f"--cycles is 0 or more, got {config.cycles}")
     if config.pictures < 0:
         raise UsageError(f"--pictures is 0 or more, got {config.pictures}")
+    methods = tuple(with_options(m, rule=config.rule, flip=config.flip, size=config.size) for m in config.method)
     protocol = SemanticProtocol(
         alphas=config.alphas, reference=config.reference, strict=config.strict, square=config.square
     )
@@ -164,7 +173,7 @@ def _run(config: _Common, split: PairSplit, title: str) -> int:
         report = evaluate_semantic(
             split,
             title,
-            config.method,
+            methods,
             config.out,
             protocol,
             limit=config.limit,
@@ -173,9 +182,9 @@ def _run(config: _Common, split: PairSplit, title: str) -> int:
         )
         pairs = chosen_pairs(split, config.limit)
         if config.cycles:
-            table = evaluate_cycles(pairs, title, config.method, config.out, protocol, config.cycles, progress)
+            table = evaluate_cycles(pairs, title, methods, config.out, protocol, config.cycles, progress)
             report = with_table(report, table, config.out)
-        for method in config.method if config.pictures else ():
+        for method in methods if config.pictures else ():
             draw_pairs(pairs, method, config.out, protocol, config.pictures, progress)
     if config.json:
         print(json.dumps(report.json(), indent=1))

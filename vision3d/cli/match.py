@@ -35,7 +35,8 @@ class MatchConfig:
     matcher: str = "auto"
     """sift, aliked-lightglue, disk-lightglue, xfeat-lighterglue or xfeat-semidense; auto: SIFT, then ALIKED if that
     finds little and its weights are on this machine. semantic:NAME: the same parts of different things, without
-    geometry; NAME as in `evaluate spair71k`, e.g. semantic:efficientnet-lite0."""
+    geometry; NAME as in `evaluate spair71k`, e.g. semantic:efficientnet-lite0, options at its end:
+    semantic:efficientnet-lite0,rule=soft,flip,size=384."""
     weights: Path | None = None
     """Weights file of the matcher, where it takes one (eloftr, dkm); default: the published ones."""
     max_size: int | None = None

@@ -202,6 +202,14 @@ def test_features_are_computed_once_and_kept(root: Path, tmp_path: Path) -> None
     assert backbone.calls == 1
     features(picture.file, picture.size, View(mirrored=True))
     assert backbone.calls == 2
+    moved = tmp_path / "moved.jpg"
+    shutil.copy(picture.file, moved)
+    assert torch.equal(KeptFeatures(backbone, 64, folder)(moved, picture.size), first) and backbone.calls == 2
+    PIL.Image.fromarray(255 - np.asarray(PIL.Image.open(moved))).save(moved)  # another picture in its place
+    other = KeptFeatures(backbone, 64, folder)(moved, picture.size)
+    assert not torch.equal(other, first) and backbone.calls == 3
+    with pytest.raises(Vision3DError, match="cannot read the picture"):
+        KeptFeatures(backbone, 64)(tmp_path / "none.jpg", (10, 10))
     for path in folder.glob("*.npy"):
         path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(Vision3DError, match="remove the file"):

@@ -67,6 +67,8 @@ def random_view(file: Path, number: int, mirrored: bool) -> View:
 class KeptFeatures:
     """Grids of unit vectors [c h w] of views of pictures, in memory, or as FOLDER/DIGEST.npy (half precision).
 
+    They go by what is in a picture's file, not by its path: a set that was made anew or moved does not confuse them.
+
     unit: False keeps what the backbone gives, not unit vectors.
 
     UsageError if the folder holds features of another backbone or size, or something else.
@@ -77,6 +79,7 @@ class KeptFeatures:
     folder: Path | None = None
     unit: bool = True
     _memory: dict[str, Float[Tensor, "c h w"]] = field(default_factory=dict, repr=False)
+    _contents: dict[Path, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.size < self.backbone.multiple or self.size % self.backbone.multiple:
@@ -103,9 +106,8 @@ class KeptFeatures:
 
         Raises:
             Vision3DError: the picture or the kept file cannot be read, or the picture has another size.
-                A kept file goes by the picture's path, not by what is in it.
         """
-        name = hashlib.blake2b(f"{file.resolve()}|{size}|{view}".encode(), digest_size=12).hexdigest()
+        name = hashlib.blake2b(f"{self._content(file)}|{size}|{view}".encode(), digest_size=12).hexdigest()
         if self.folder is None:
             if name not in self._memory:
                 self._memory[name] = self._compute(file, size, view)
@@ -119,6 +121,15 @@ class KeptFeatures:
             return torch.from_numpy(np.load(path, allow_pickle=False)).float()
         except (OSError, ValueError) as error:
             raise Vision3DError(f"cannot read the kept features {path}: {error}; remove the file") from None
+
+    def _content(self, file: Path) -> str:
+        """A digest of the file, read once."""
+        if file not in self._contents:
+            try:
+                self._contents[file] = hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+            except OSError as error:
+                raise Vision3DError(f"cannot read the picture {file}: {error.strerror or error}") from None
+        return self._contents[file]
 
     def _compute(self, file: Path, size: tuple[int, int], view: View) -> Float[Tensor, "c h w"]:
         image = load_photo(file, self.size if view.window == WHOLE else None, name=str(file))

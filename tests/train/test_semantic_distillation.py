@@ -17,7 +17,7 @@ from vision3d.train.config import OptimiserConfig, TrainConfig
 from vision3d.train.loop import train
 from vision3d.train.semantic_distillation import Distillation, DistillationConfig, teacher_named
 from vision3d.train.semantic_renderings import RenderingsConfig, common_points, mesh_views
-from vision3d.train.semantic_sources import SemanticSourceConfig, training_pictures
+from vision3d.train.semantic_sources import Picture, SemanticSourceConfig, training_pictures
 from vision3d.train.tasks import task_named
 from vision3d.weights import find_weights, read_state_dict
 
@@ -158,6 +158,17 @@ def test_points_of_renderings_lie_on_the_thing_in_both_views(root: Path, furnitu
     (tmp_path / "r" / "views.json").write_text("{")
     with pytest.raises(Vision3DError, match="remove the folder"):
         mesh_views(config, root, pictures, tmp_path / "r")
+
+
+def test_animals_are_drawn_by_their_names_without_catalogues(tmp_path: Path) -> None:
+    note = tmp_path / "ImageAnnotation" / "cat" / "0001_000000.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"mesh_name": "cat:0:1"}))
+    picture = Picture(tmp_path / "0001_000000.jpg", "cat", (320, 256))
+    config = RenderingsConfig(furniture=tmp_path / "none", views=2, points=300)
+    ((first, second),) = mesh_views(config, tmp_path, [picture], tmp_path / "r")
+    assert first.file.name == "cat-0000-00.png" and len(first.points) == 300
+    assert len(common_points(first, second)[0]) > 5
 
 
 @needs_weights

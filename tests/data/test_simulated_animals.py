@@ -89,6 +89,18 @@ def test_points_are_where_rays_leave_the_body() -> None:
         surface_points(body.layers, inside + 9, toward, shape.height)
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_no_pose_carries_a_point_far_from_its_bone(kind: str) -> None:
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        shape = draw_shape(rng, kind)
+        body = animal_body(shape, draw_pose(rng, kind))
+        inside, toward = (np.stack([body.rays[name][k] for name in KEYPOINTS]) for k in (0, 1))
+        way = np.linalg.norm(surface_points(body.layers, inside, toward, shape.height) - inside, axis=1)
+        for name, length in zip(KEYPOINTS, way / shape.height, strict=True):
+            assert length < (0.38 if name == "withers" else 0.16), (seed, name)  # as far as the thing is thick there
+
+
 def test_names_are_checked() -> None:
     assert animal_names("cow", 2, 7) == ["cow:7:0", "cow:7:1"]
     for name in ("unicorn:0:1", "cow", "cow:0", "cow:0:-1", "cow:a:1"):

@@ -141,7 +141,7 @@ def _ear(shape: AnimalShape, poll: Vector, frame: Float64[np.ndarray, "3 3"], si
     sideways, out = side * right, shape.ear_out
     if out > 2.2:  # hangs beside the head
         root = poll + sideways * 0.8 * shape.skull + up * 0.6 * shape.skull
-        way = -up + 0.25 * sideways - 0.1 * front
+        way = -up + 0.45 * sideways - 0.1 * front
         way /= np.linalg.norm(way)
         face = sideways
     else:
@@ -152,7 +152,8 @@ def _ear(shape: AnimalShape, poll: Vector, frame: Float64[np.ndarray, "3 3"], si
     thin = face - way * float(face @ way)
     thin /= np.linalg.norm(thin)
     middle, end = root + way * 0.4 * shape.ear, root + way * shape.ear * 0.95
-    rays[f"ear tip {'right' if side > 0 else 'left'}"] = (middle, way)
+    hanging = root + way * 0.9 * shape.ear, sideways - 0.3 * up  # along it the ray could run on into the neck
+    rays[f"ear tip {'right' if side > 0 else 'left'}"] = hanging if out > 2.2 else (middle, way)
     wide = [0.75 * shape.ear_width, shape.ear_width, 0.3 * shape.ear_width]
     return Chain(tuple(_string("ear", [root, middle, end], wide, thin, 0.35)), 0.01)
 

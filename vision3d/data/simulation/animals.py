@@ -131,16 +131,18 @@ def _second(
     pattern: str, part: np.ndarray, at: Float64[np.ndarray, "m 3"], rng: np.random.Generator
 ) -> Bool[np.ndarray, " m"]:
     """Where the coat has its second colour; at: in heights at the withers."""
+    y, z = at[:, 1], at[:, 2]
+    out: Bool[np.ndarray, " m"] = np.zeros(len(at), bool)
     if pattern == "points":
-        return np.isin(part, ("shank", "foot", "muzzle", "ear", "tail"))
-    if pattern == "fleece":
-        return ~np.isin(part, ("trunk", "neck", "tail")) & ~((part == "leg") & (at[:, 2] > 0.42))
-    if pattern == "saddle":
-        return np.isin(part, ("trunk", "neck", "tail")) & (at[:, 2] > 0.78 + 0.03 * np.sin(9 * at[:, 1]))
-    if pattern == "stripes":
-        wave = 2 * np.pi * 7 * at[:, 1] + 1.5 * np.sin(5 * at[:, 2] + rng.uniform(0, 6))
-        return np.isin(part, ("trunk", "tail", "leg", "neck")) & (np.sin(wave) > 0.35)
-    if pattern == "patches":
+        out = np.isin(part, ("shank", "foot", "muzzle", "ear", "tail"))
+    elif pattern == "fleece":
+        out = ~np.isin(part, ("trunk", "neck", "tail")) & ~((part == "leg") & (z > 0.42))
+    elif pattern == "saddle":
+        out = np.isin(part, ("trunk", "neck", "tail")) & (z > 0.78 + 0.03 * np.sin(9 * y))
+    elif pattern == "stripes":
+        wave = 2 * np.pi * 7 * y + 1.5 * np.sin(5 * z + rng.uniform(0, 6))
+        out = np.isin(part, ("trunk", "tail", "leg", "neck")) & (np.sin(wave) > 0.35)
+    elif pattern == "patches":
         waves, phases = rng.normal(0, 4.5, (6, 3)), rng.uniform(0, 2 * np.pi, 6)
-        return np.sin(at @ waves.T + phases).sum(1) > 0.4
-    return np.zeros(len(at), bool)
+        out = np.sin(at @ waves.T + phases).sum(1) > 0.4
+    return out

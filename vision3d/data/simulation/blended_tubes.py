@@ -55,8 +55,9 @@ def tube_distance(tube: Tube, points: Float64[np.ndarray, "n 3"]) -> Float64[np.
     offset -= share[:, None] * axis
     length = np.linalg.norm(offset, axis=1)
     slope = np.linalg.norm(offset @ stretch, axis=1) / np.maximum(length, 1e-12)
-    out: Float64[np.ndarray, " n"] = length - (tube.radius0 + share * (tube.radius1 - tube.radius0))
-    return out / np.maximum(slope, 1.0)
+    deep = length - (tube.radius0 + share * (tube.radius1 - tube.radius0))
+    out: Float64[np.ndarray, " n"] = deep / np.maximum(slope, 1.0)
+    return out
 
 
 def surface_distance(layers: tuple[Layer, ...], points: Float64[np.ndarray, "n 3"]) -> Float64[np.ndarray, " n"]:

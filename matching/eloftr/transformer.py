@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vision3d.matching.eloftr.cell_update import update_cells_in_blocks
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
 from vision3d.matching.eloftr.rotary import rotary_table, rotate
 from vision3d.matching.eloftr.valid import Extents
@@ -63,11 +64,27 @@ class AggregatedAttention(nn.Module):
         # coarse grid, which has 1/16 of the cells.
         first: Tensor = self.mlp.get_parameter("0.weight")
         grid = (message @ first[:, c:].T).transpose(1, 2).reshape(-1, 2 * c, h // GROUP, w // GROUP)
-        grid = extents.extend(grid, CELL * GROUP).contiguous(memory_format=torch.channels_last)
-        hidden = F.interpolate(grid, scale_factor=float(GROUP), mode="bilinear", align_corners=False)
-        hidden = hidden.permute(0, 2, 3, 1) + x.permute(0, 2, 3, 1) @ first[:, :c].T
-        update = self.norm2(self.mlp[2](self.mlp[1](hidden))).permute(0, 3, 1, 2)
-        return extents.clear(x + update, CELL)
+        grid = extents.extend(grid, CELL * GROUP).permute(0, 2, 3, 1).contiguous()
+        cells, second = x.permute(0, 2, 3, 1), self.mlp.get_parameter("2.weight")
+        plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+        update = update_cells_in_blocks if plain else update_cells
+        made = update(cells.contiguous(), grid, first[:, :c], second, self.mlp[1].negative_slope, self.norm2)
+        return extents.clear(made.permute(0, 3, 1, 2), CELL)
+
+
+def update_cells(
+    x: Float[Tensor, "b h w c"],
+    grid: Float[Tensor, "b i j d"],
+    weight: Float[Tensor, "d c"],
+    second: Float[Tensor, "c d"],
+    slope: float,
+    norm: nn.LayerNorm,
+) -> Float[Tensor, "b h w c"]:
+    """x + norm(second @ leaky ReLU(weight @ x + grid interpolated to the cells)), for every cell."""
+    coarse = grid.permute(0, 3, 1, 2)
+    message = F.interpolate(coarse, size=x.shape[1:3], mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+    update: Tensor = norm(F.leaky_relu(x @ weight.T + message, slope) @ second.T)
+    return x + update
 
 
 def _rows(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:

@@ -15,17 +15,19 @@ from torch import Tensor
 
 from vision3d.core import Image
 from vision3d.errors import UsageError, Vision3DError
-from vision3d.matching.eloftr import EfficientLoFTR, EfficientLoFTRConfig
+from vision3d.matching.eloftr import EfficientLoFTR, EfficientLoFTRConfig, cell_update, precision
 from vision3d.matching.eloftr.checkpoint import build_eloftr
 from vision3d.matching.eloftr.coarse import _likely_pairs, confidence_matrix, match_cells
 from vision3d.matching.eloftr.doubling import add_doubled
 from vision3d.matching.eloftr.fine import windows
 from vision3d.matching.eloftr.likely_pairs import TINY, likely_pairs
 from vision3d.matching.eloftr.matcher import EfficientLoFTRMatcher
+from vision3d.matching.eloftr.transformer import update_cells
 from vision3d.matching.eloftr.valid import Extents
 
-# Outputs of the authors' code (Apache-2.0, commit ffd4a46, rotary tables in float32, a quarter of the channels) with
-# the weights of `seeded_weights` on `shifted_photos`; its coordinates have their zero at a pixel's centre.
+# Outputs of the authors' code in float64 (Apache-2.0, commit ffd4a46, rotary tables in float32, a quarter of the
+# channels) with the weights of `seeded_weights` on `shifted_photos`; its coordinates have their zero at a pixel's
+# centre. In float32 that code is 1.0e-4 to 1.2e-4 away from them, depending on the processor.
 REFERENCE = np.load(Path(__file__).parent / "eloftr_reference.npz")
 
 
@@ -42,18 +44,64 @@ def _match(net: EfficientLoFTR, *photos: Tensor, **sizes: Tensor) -> tuple[Tenso
     return found.points0, found.points1, found.scores
 
 
-def test_equals_the_authors_code(net: EfficientLoFTR) -> None:
+def test_equals_the_authors_code_in_float64(net: EfficientLoFTR) -> None:
+    photos = tuple(photo.double() for photo in shifted_photos())
+    exact = copy.deepcopy(net).double()
+    assert max(_away_from_reference(exact, *photos)) < 1e-10
+    points0, points1, scores = _match(exact, *photos)
+    np.testing.assert_allclose(points0 - 0.5, REFERENCE["points0"], atol=1e-4)
+    np.testing.assert_allclose(points1 - 0.5, REFERENCE["points1"], atol=1e-4)
+    np.testing.assert_allclose(scores, REFERENCE["confidence"], atol=1e-4)
+    assert len(scores) > 8
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_equals_the_authors_code_in_float32(net: EfficientLoFTR, fused: bool) -> None:
     photos = shifted_photos()
-    with torch.inference_mode():
-        cells = net.features(*photos).cells
-    for ours, name in zip(cells, ("cells0", "cells1"), strict=True):
-        rows = ours[0].flatten(1).T[torch.from_numpy(REFERENCE["order"])]
-        torch.testing.assert_close(rows, torch.from_numpy(REFERENCE[name]), atol=1e-4, rtol=0)
+    net = copy.deepcopy(net).fuse() if fused else net
+    assert max(_away_from_reference(net, *photos)) < 4e-4  # values up to 10, of a standard deviation of 3.6
     points0, points1, scores = _match(net, *photos)
     np.testing.assert_allclose(points0 - 0.5, REFERENCE["points0"], atol=0.01)
     np.testing.assert_allclose(points1 - 0.5, REFERENCE["points1"], atol=0.01)
     np.testing.assert_allclose(scores, REFERENCE["confidence"], atol=1e-4)
-    assert len(scores) > 8
+
+
+def _away_from_reference(net: EfficientLoFTR, *photos: Tensor) -> list[float]:
+    """Greatest difference of the coarse features of either photo."""
+    with torch.inference_mode():
+        cells = net.features(*photos).cells
+    rows = [c[0].flatten(1).T[torch.from_numpy(REFERENCE["order"])].numpy() for c in cells]
+    return [float(abs(ours - REFERENCE[name]).max()) for ours, name in zip(rows, ("cells0", "cells1"), strict=True)]
+
+
+def test_bfloat16_where_the_processor_has_none(net: EfficientLoFTR, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "HAS_BFLOAT16", False)
+    low = precision.to_bfloat16(copy.deepcopy(net).fuse())
+    for name, value in low.state_dict().items():
+        assert torch.equal(value, value.bfloat16().to(value.dtype)), name
+    photos = shifted_photos()
+    with torch.inference_mode():
+        exact, rounded = net.features(*photos).cells[0], low.features(*photos).cells[0]
+        emulated = copy.deepcopy(net).fuse().to(torch.bfloat16).features(*photos).cells[0]
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    assert (rounded - exact).square().mean() < (emulated - exact).square().mean()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 3), (1, 5), (7, 9)])
+def test_cells_updated_in_blocks_equal_the_twin(rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell_update, "BLOCK", 60)  # several blocks, the last one short
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4 * rows, 4 * columns, 24, generator=generator)
+    grid = torch.randn(2, rows, columns, 48, generator=generator)
+    first = torch.randn(48, 24, generator=generator) / 24**0.5
+    second = torch.randn(24, 48, generator=generator) / 48**0.5
+    norm = torch.nn.LayerNorm(24)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(24, generator=generator))
+        norm.bias.copy_(torch.randn(24, generator=generator))
+        slow = update_cells(x, grid, first, second, 0.01, norm)
+    fast = cell_update.update_cells_in_blocks(x, grid, first, second, 0.01, norm)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=0)
 
 
 def test_published_size_and_compact_size() -> None:
@@ -67,7 +115,7 @@ def test_fused_equals_branches(net: EfficientLoFTR) -> None:
     assert not any("rbr_dense" in name for name in fused.state_dict())
     with torch.inference_mode():
         slow, fast = net.features(*photos), fused.features(*photos)
-    torch.testing.assert_close(fast.cells[0], slow.cells[0], atol=1e-3, rtol=0)  # values up to 10
+    torch.testing.assert_close(fast.cells[0], slow.cells[0], atol=5e-4, rtol=0)  # values up to 10
     torch.testing.assert_close(_match(fused, *photos)[1], _match(net, *photos)[1], atol=1e-3, rtol=0)
 
 

@@ -37,3 +37,16 @@ def test_no_tile_costs_nothing_and_wrong_maps_are_refused() -> None:
         convolve_tiles(torch.ones(1, 6, 4, 3), kernel, empty)
     with pytest.raises(ValueError, match="3 channels"):
         convolve_tiles(torch.ones(1, 4, 4, 2), kernel, empty)
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kernel = winograd_kernel(torch.randn(48, 40, 3, 3, generator=generator), None, 0.0)
+    x = torch.randn(2, 40, 52, 40, generator=generator)
+    before = torch.get_num_threads()
+    made = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        made.append(convolve_tiles(x, kernel, all_tiles(2, 40, 52)))
+    torch.set_num_threads(before)
+    assert torch.equal(*made)

@@ -94,10 +94,11 @@ def ours(
 
     from vision3d.matching.eloftr import model
     from vision3d.matching.eloftr.coarse import CellPairs, match_cells
+    from vision3d.matching.eloftr.precision import to_bfloat16
 
     pictures = _pictures(photos, size, threads)
     net = _seeded(pictures).fuse()
-    net = net.to(torch.bfloat16) if precision == "bf16" else net
+    net = to_bfloat16(net) if precision == "bf16" else net
     held: list[Any] = []
 
     def chosen(cells0: Any, cells1: Any, *rest: Any) -> CellPairs:

@@ -1,7 +1,7 @@
 """Gradients of `composite_forward`, back to front: sums per (tile, surfel) pair, added per surfel in fixed order.
 
-A row's 16 pixels add to 16 columns of sums; offsets along x are constant in a column, so their moments cost nothing
-until the columns are added up.
+A surfel goes down each column of strips that it touches; the pixels of a strip add to LANES columns of sums. Offsets
+along x are constant in a column, so their moments cost nothing until the columns are added up.
 """
 
 from __future__ import annotations
@@ -13,24 +13,33 @@ import numpy as np
 
 from vision3d.core.fast_exp import fast_exp2
 from vision3d.recon.splat2d.forward import denominator
-from vision3d.recon.splat2d.llvm_operations import prefetch, row_on_stack
+from vision3d.recon.splat2d.lanes import LANES, centres, in_all_lanes, load, minimum, select, store, store_sums
+from vision3d.recon.splat2d.llvm_operations import prefetch
 from vision3d.recon.splat2d.project import LOW_PASS, MAX_ALPHA, MIN_DENOMINATOR
 from vision3d.recon.splat2d.tile_memory import (
+    BEYOND,
+    COLOR,
+    COLUMNS,
+    DISTANCE,
     EXPONENT,
     FAINTEST,
     FAST,
     HALF,
-    LINES,
+    LARGEST,
+    NORMAL,
+    OPACITY,
+    PLACE,
     PLANE,
+    RECORD,
     ROOT,
     ROWS,
-    SCREEN_LINE,
-    TINY,
-    WIDTH,
+    STRIPS,
     U,
     V,
+    X,
+    Y,
     Z,
-    fill_lines,
+    fill_record,
 )
 from vision3d.recon.splat2d.tiles import TILE
 
@@ -54,6 +63,21 @@ TOTAL_MOMENT = np.uint64(14 * PLANE)
 LAST = np.uint64(15 * PLANE)
 PLANES = 16
 
+# Behind the planes: the surfel's record; what its loops hand on, TILE strips each; sums, LANES columns each.
+_RECORD = np.uint64(PLANES * PLANE)
+_STEP = TILE * LANES
+_INVERSE = np.uint64(PLANES * PLANE + RECORD)  # 1 / q, 0 where the plane does not count; u and v likewise
+_U = _INVERSE + np.uint64(_STEP)
+_V = _INVERSE + np.uint64(2 * _STEP)
+_DEPTH = _INVERSE + np.uint64(3 * _STEP)
+_STRENGTH = _INVERSE + np.uint64(4 * _STEP)  # opacity times Gaussian; first its exponent, at last the weight
+_G = _INVERSE + np.uint64(5 * _STEP)  # minus twice the gradient of u^2 + v^2
+_G_DEPTH = _INVERSE + np.uint64(6 * _STEP)
+_SUMS = _INVERSE + np.uint64(7 * _STEP)
+SUMS = 20
+_ROUNDED = -(-SUMS // LANES) * LANES
+MEMORY = int(_SUMS) + _ROUNDED * LANES
+
 AHEAD = 12  # surfels read ahead of their use
 
 _ONE = np.float32(1)
@@ -64,6 +88,8 @@ _MAX_ALPHA = np.float32(MAX_ALPHA)
 _MIN_DENOMINATOR = np.float32(MIN_DENOMINATOR)
 _PER_EXPONENT = _ONE / EXPONENT
 _PER_ROOT = _ONE / ROOT
+_WIDTH = np.uint64(TILE)
+_LANES = np.uint64(LANES)
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]
@@ -97,24 +123,17 @@ def composite_backward(
         wide, high = min(TILE, width - left), min(TILE, height - top)
         start = starts[tile]
         reference = references[tile]
-        memory = np.zeros(PLANES * PLANE + TILE, np.float32)
-        offset = (-(memory.ctypes.data // 4)) % TILE
-        planes = memory[offset : offset + PLANES * PLANE]
-        lines = np.empty(LINES, np.float32)
-        # Columns of sums; those called y_ are weighted with the row's offset.
-        sum_u, y_u, sum_v, y_v = row_on_stack(), row_on_stack(), row_on_stack(), row_on_stack()
-        sum_q, y_q, sum_s, y_s = row_on_stack(), row_on_stack(), row_on_stack(), row_on_stack()
-        sum_g, sum_z, sum_c0, sum_c1 = row_on_stack(), row_on_stack(), row_on_stack(), row_on_stack()
-        sum_c2, sum_cc, sum_n0, sum_n1 = row_on_stack(), row_on_stack(), row_on_stack(), row_on_stack()
-        sum_n2 = row_on_stack()
+        allocated = np.zeros(MEMORY + TILE, np.float32)
+        offset = (-(allocated.ctypes.data // 4)) % TILE  # to a multiple of 64 bytes
+        planes = allocated[offset : offset + MEMORY]
+        totals = np.empty(_ROUNDED, np.float32)
         for j in range(np.uint64(0), np.uint64(TILE * TILE)):
             planes[j + LIGHT] = _ONE
             planes[j + LAST] = -_ONE
         used = -_ONE
-        row_used = np.empty(TILE, np.float32)  # place of the last surfel that any pixel of a row takes
+        strip_used = np.full(STRIPS, -_ONE)  # place of the last surfel that any pixel of a strip takes
         for r in range(high):
             y = top + r
-            row_used[r] = -_ONE
             for c in range(wide):
                 x, j = left + c, np.uint64(r * TILE + c)
                 light, moment = state[0, y, x], state[1, y, x]
@@ -135,127 +154,43 @@ def composite_backward(
                 planes[j + SPREAD] = _TWO * d_distortion[y, x]
                 planes[j + TOTAL_MOMENT] = moment
                 planes[j + LAST] = state[2, y, x]
-                row_used[r] = max(row_used[r], state[2, y, x])
-            used = max(used, row_used[r])
+                strip = c // LANES * TILE + r
+                strip_used[strip] = max(strip_used[strip], state[2, y, x])
+        for strip in range(STRIPS):
+            used = max(used, strip_used[strip])
         end = start + np.int64(used) + 1
         for place in range(end, starts[tile + 1]):
             partials[slots[place], :] = _ZERO
         x_tile, y_tile = np.float32(left), np.float32(top)
         for entry in range(end - 1, start - 1, -1):
-            ahead = np.uint64(members[max(entry - AHEAD, start)])
-            prefetch(table, ahead)
-            prefetch(boxes, ahead)
+            ahead = max(entry - AHEAD, start)
+            prefetch(table, np.uint64(members[ahead]))
+            prefetch(boxes, np.uint64(members[ahead]))
+            prefetch(partials, np.uint64(slots[ahead]))  # stores that wait for memory hold up those behind them
             s = np.uint64(members[entry])
-            fill_lines(table[s], x_tile, y_tile, reference, lines)
-            x0, y0, a1, a2 = table[s, 0] - x_tile, table[s, 1] - y_tile, table[s, 2], table[s, 3]
-            b1, b2, w1, w2 = table[s, 4], table[s, 5], table[s, 6], table[s, 7]
-            z0, beyond, opacity = table[s, 8], table[s, 8] - reference, table[s, 9]
-            c0, c1, c2 = table[s, 10], table[s, 11], table[s, 12]
-            n0, n1, n2 = table[s, 13], table[s, 14], table[s, 15]
-            square = c0 * c0 + c1 * c1 + c2 * c2
-            largest = z0 / max(near, TINY * z0)
             place = np.float32(entry - start)
-            for c in range(WIDTH):
-                sum_u[c] = y_u[c] = sum_v[c] = y_v[c] = sum_q[c] = y_q[c] = sum_s[c] = y_s[c] = _ZERO
-                sum_g[c] = sum_z[c] = sum_c0[c] = sum_c1[c] = sum_c2[c] = sum_cc[c] = _ZERO
-                sum_n0[c] = sum_n1[c] = sum_n2[c] = _ZERO
-            first_row, last_row = max(boxes[s, 2] - top, 0), min(boxes[s, 3] - top, high - 1)
-            for r in range(np.uint64(first_row), np.uint64(last_row + 1)):
-                if place > row_used[r]:
-                    continue
-                row_q, row_z = lines[ROWS + r], lines[ROWS + Z + r]
-                row_u, row_v, row_screen = lines[ROWS + U + r], lines[ROWS + V + r], lines[ROWS + SCREEN_LINE + r]
-                dy = np.float32(r) + HALF - y0
-                first = r * WIDTH
-                for c in range(WIDTH):
-                    j = first + c
-                    q = lines[c] + row_q
-                    meets = q > _MIN_DENOMINATOR
-                    inverse = _ONE / (q if meets else _ONE)
-                    u = (lines[U + c] + row_u) * inverse
-                    v = (lines[V + c] + row_v) * inverse
-                    on_plane = u * u + v * v
-                    on_screen = lines[SCREEN_LINE + c] + row_screen
-                    inside = meets & (q < largest) & (on_plane <= on_screen)
-                    rho = on_plane if inside else on_screen
-                    z = (lines[Z + c] + row_z) * inverse if inside else beyond
-                    hit = (opacity - rho >= FAINTEST) & (place <= planes[j + LAST])
-                    strength = fast_exp2(opacity - rho) if hit else _ZERO
-                    alpha = min(strength, _MAX_ALPHA)
-                    through = _ONE / (_ONE - alpha)
-                    light = planes[j + LIGHT] * through  # that reaches this surfel
-                    weight = alpha * light
-                    after, after_moment = planes[j + AFTER], planes[j + AFTER_MOMENT]
-                    g0, g1, g2, gc = planes[j + RED], planes[j + GREEN], planes[j + BLUE], planes[j + SQUARE]
-                    h0, h1, h2 = planes[j + NORMAL0], planes[j + NORMAL1], planes[j + NORMAL2]
-                    g_moment, spread = planes[j + MOMENT], planes[j + SPREAD]
-                    between = _ONE - light - after  # weights in front less weights behind
-                    g_weight = (
-                        (g0 * c0 + g1 * c1)
-                        + (g2 * c2 + gc * square)
-                        + (h0 * n0 + h1 * n1)
-                        + (h2 * n2 + planes[j + ALPHA])
-                        + g_moment * z
-                        + spread * (z * (between + weight) + (_TWO * after_moment - planes[j + TOTAL_MOMENT]))
-                    )
-                    suffix = planes[j + SUFFIX]
-                    planes[j + LIGHT] = light
-                    planes[j + SUFFIX] = suffix + weight * g_weight
-                    planes[j + AFTER] = after + weight
-                    planes[j + AFTER_MOMENT] = after_moment + weight * z
-                    g_strength = light * g_weight - suffix * through if strength <= _MAX_ALPHA else _ZERO
-                    g = g_strength * strength  # minus twice the gradient of u^2 + v^2
-                    g_plane = g if inside else _ZERO
-                    g_screen = g - g_plane
-                    g_z = weight * (g_moment + spread * between)
-                    g_depth = g_z * inverse if inside else _ZERO
-                    g_u = g_plane * u * inverse
-                    g_v = g_plane * v * inverse
-                    g_q = g_plane * on_plane * _PER_EXPONENT * inverse - g_depth * (z + reference)
-                    sum_u[c] += g_u
-                    y_u[c] += g_u * dy
-                    sum_v[c] += g_v
-                    y_v[c] += g_v * dy
-                    sum_q[c] += g_q
-                    y_q[c] += g_q * dy
-                    sum_s[c] += g_screen
-                    y_s[c] += g_screen * dy
-                    sum_g[c] += g
-                    sum_z[c] += g_depth if inside else g_z
-                    sum_c0[c] += weight * g0
-                    sum_c1[c] += weight * g1
-                    sum_c2[c] += weight * g2
-                    sum_cc[c] += weight * gc
-                    sum_n0[c] += weight * h0
-                    sum_n1[c] += weight * h1
-                    sum_n2[c] += weight * h2
-            s_u = s_ux = s_uy = s_v = s_vx = s_vy = s_q = s_qx = s_qy = s_sx = s_sy = s_g = s_z = _ZERO
-            s_c0 = s_c1 = s_c2 = s_cc = s_n0 = s_n1 = s_n2 = _ZERO
-            for c in range(WIDTH):
-                dx = np.float32(c) + HALF - x0
-                s_u += sum_u[c]
-                s_ux += sum_u[c] * dx
-                s_uy += y_u[c]
-                s_v += sum_v[c]
-                s_vx += sum_v[c] * dx
-                s_vy += y_v[c]
-                s_q += sum_q[c]
-                s_qx += sum_q[c] * dx
-                s_qy += y_q[c]
-                s_sx += sum_s[c] * dx
-                s_sy += y_s[c]
-                s_g += sum_g[c]
-                s_z += sum_z[c]
-                s_c0 += sum_c0[c]
-                s_c1 += sum_c1[c]
-                s_c2 += sum_c2[c]
-                s_cc += sum_cc[c]
-                s_n0 += sum_n0[c]
-                s_n1 += sum_n1[c]
-                s_n2 += sum_n2[c]
+            fill_record(table, s, x_tile, y_tile, near, reference, place, planes, _RECORD)
+            for i in range(np.uint64(SUMS)):
+                store(planes, _SUMS + i * _LANES, _ZERO)
+            top_row, bottom_row = max(boxes[s, 2] - top, 0), min(boxes[s, 3] - top, high - 1)
+            for h in range(max(boxes[s, 0] - left, 0) // LANES, min(boxes[s, 1] - left, TILE - 1) // LANES + 1):
+                first, last = top_row, bottom_row
+                while first <= last and place > strip_used[h * TILE + first]:
+                    first += 1
+                while first <= last and place > strip_used[h * TILE + last]:
+                    last -= 1
+                if first <= last:
+                    _add_gradients(planes, np.uint64(h * LANES), np.uint64(first), np.uint64(last + 1), reference)
+            for i in range(np.uint64(0), np.uint64(SUMS), _LANES):
+                store_sums(planes, _SUMS + i * _LANES, totals, i)
+            s_u, s_ux, s_uy, s_v, s_vx, s_vy = totals[0], totals[1], totals[2], totals[3], totals[4], totals[5]
+            s_q, s_qx, s_qy, s_sx, s_sy = totals[6], totals[7], totals[8], totals[9], totals[10]
+            s_g, s_z, twice_cc = totals[11], totals[12], _TWO * totals[16]
             slot = np.uint64(slots[entry])
-            partials[slot, 0] = (a1 * s_u + b1 * s_v) * _PER_EXPONENT - w1 * s_q + _LOW_PASS * s_sx
-            partials[slot, 1] = (a2 * s_u + b2 * s_v) * _PER_EXPONENT - w2 * s_q + _LOW_PASS * s_sy
+            partials[slot, 0] = (table[s, 2] * s_u + table[s, 4] * s_v) * _PER_EXPONENT - table[s, 6] * s_q
+            partials[slot, 0] += _LOW_PASS * s_sx
+            partials[slot, 1] = (table[s, 3] * s_u + table[s, 5] * s_v) * _PER_EXPONENT - table[s, 7] * s_q
+            partials[slot, 1] += _LOW_PASS * s_sy
             partials[slot, 2] = -s_ux * _PER_ROOT
             partials[slot, 3] = -s_uy * _PER_ROOT
             partials[slot, 4] = -s_vx * _PER_ROOT
@@ -264,12 +199,10 @@ def composite_backward(
             partials[slot, 7] = s_qy
             partials[slot, 8] = s_z
             partials[slot, 9] = s_g
-            partials[slot, 10] = s_c0 + _TWO * c0 * s_cc
-            partials[slot, 11] = s_c1 + _TWO * c1 * s_cc
-            partials[slot, 12] = s_c2 + _TWO * c2 * s_cc
-            partials[slot, 13] = s_n0
-            partials[slot, 14] = s_n1
-            partials[slot, 15] = s_n2
+            partials[slot, 10] = totals[13] + table[s, 10] * twice_cc
+            partials[slot, 11] = totals[14] + table[s, 11] * twice_cc
+            partials[slot, 12] = totals[15] + table[s, 12] * twice_cc
+            partials[slot, 13], partials[slot, 14], partials[slot, 15] = totals[17], totals[18], totals[19]
         # Median depth: one surfel per pixel.
         for r in range(high):
             for c in range(wide):
@@ -288,6 +221,134 @@ def composite_backward(
                     partials[slot, 8] += g / q
                 else:
                     partials[slot, 8] += g
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def _add_gradients(planes, left, first_row, end_row, reference):  # pragma: no cover (compiled)
+    """Adds to the sums what the recorded surfel has of the strips at column `left` in rows first_row to end_row.
+
+    Short loops, one after another, for the reason given at `forward._add_surfels`.
+    """
+    dx = centres() + (np.float32(left) - planes[_RECORD + X])
+    column = _RECORD + COLUMNS + left
+    column_q, column_z, column_screen = load(planes, column), load(planes, column + Z), load(planes, column + DISTANCE)
+    column_u, column_v = load(planes, column + U), load(planes, column + V)
+    opacity, largest = planes[_RECORD + OPACITY], planes[_RECORD + LARGEST]
+    beyond, place = planes[_RECORD + BEYOND], planes[_RECORD + PLACE]
+    for r in range(first_row, end_row):
+        row, n = _RECORD + ROWS + r, r * _LANES
+        q = column_q + planes[row]
+        inverse = _ONE / q  # of any q at all: what is not inside is not used
+        u = (column_u + planes[row + U]) * inverse
+        v = (column_v + planes[row + V]) * inverse
+        on_plane = u * u + v * v
+        on_screen = column_screen + planes[row + DISTANCE]
+        inside = (q > _MIN_DENOMINATOR) & (q < largest) & (on_plane <= on_screen)
+        store(planes, _INVERSE + n, select(inside, inverse, _ZERO))
+        store(planes, _U + n, select(inside, u, _ZERO))
+        store(planes, _V + n, select(inside, v, _ZERO))
+        store(planes, _DEPTH + n, select(inside, (column_z + planes[row + Z]) * inverse, beyond))
+        store(planes, _STRENGTH + n, opacity - select(inside, on_plane, on_screen))
+    for r in range(first_row, end_row):
+        n = r * _LANES
+        exponent, last = load(planes, _STRENGTH + n), load(planes, r * _WIDTH + left + LAST)
+        hit = (exponent >= FAINTEST) & (last >= place)
+        store(planes, _STRENGTH + n, select(hit, fast_exp2(exponent), _ZERO))
+    c0, c1 = planes[_RECORD + COLOR], planes[_RECORD + COLOR + np.uint64(1)]
+    c2, square = planes[_RECORD + COLOR + np.uint64(2)], planes[_RECORD + COLOR + np.uint64(3)]
+    n0, n1 = planes[_RECORD + NORMAL], planes[_RECORD + NORMAL + np.uint64(1)]
+    n2 = planes[_RECORD + NORMAL + np.uint64(2)]
+    sum_g = in_all_lanes(_ZERO)
+    for r in range(first_row, end_row):
+        j, n = r * _WIDTH + left, r * _LANES
+        strength, z = load(planes, _STRENGTH + n), load(planes, _DEPTH + n)
+        alpha = minimum(strength, _MAX_ALPHA)
+        through = _ONE / (_ONE - alpha)
+        light = load(planes, j + LIGHT) * through  # that reaches this surfel
+        weight = alpha * light
+        suffix, after = load(planes, j + SUFFIX), load(planes, j + AFTER)
+        after_moment = load(planes, j + AFTER_MOMENT)
+        g_moment, spread = load(planes, j + MOMENT), load(planes, j + SPREAD)
+        between = _ONE - light - after  # weights in front less weights behind
+        of_color = load(planes, j + RED) * c0 + load(planes, j + GREEN) * c1
+        of_color += load(planes, j + BLUE) * c2 + load(planes, j + SQUARE) * square
+        of_normal = load(planes, j + NORMAL0) * n0 + load(planes, j + NORMAL1) * n1
+        of_normal += load(planes, j + NORMAL2) * n2 + load(planes, j + ALPHA)
+        of_spread = z * (between + weight) + (after_moment * _TWO - load(planes, j + TOTAL_MOMENT))
+        g_weight = of_color + of_normal + (g_moment * z + spread * of_spread)
+        store(planes, j + LIGHT, light)
+        store(planes, j + SUFFIX, suffix + weight * g_weight)
+        store(planes, j + AFTER, after + weight)
+        store(planes, j + AFTER_MOMENT, after_moment + weight * z)
+        g = select(strength <= _MAX_ALPHA, (light * g_weight - suffix * through) * strength, _ZERO)
+        sum_g += g
+        store(planes, _STRENGTH + n, weight)
+        store(planes, _G + n, g)
+        store(planes, _G_DEPTH + n, weight * (g_moment + spread * between))
+    _add_to(planes, 11, sum_g)
+    sum_u, y_u, sum_v, y_v = in_all_lanes(_ZERO), in_all_lanes(_ZERO), in_all_lanes(_ZERO), in_all_lanes(_ZERO)
+    sum_q, y_q, sum_s, y_s = in_all_lanes(_ZERO), in_all_lanes(_ZERO), in_all_lanes(_ZERO), in_all_lanes(_ZERO)
+    sum_z = in_all_lanes(_ZERO)
+    y0 = planes[_RECORD + Y]
+    for r in range(first_row, end_row):
+        n = r * _LANES
+        dy = np.float32(r) + HALF - y0
+        inverse, g, z = load(planes, _INVERSE + n), load(planes, _G + n), load(planes, _DEPTH + n)
+        u, v, g_z = load(planes, _U + n), load(planes, _V + n), load(planes, _G_DEPTH + n)
+        g_plane, g_depth = g * inverse, g_z * inverse
+        inside = inverse > _ZERO
+        g_screen = select(inside, _ZERO, g)
+        sum_z += select(inside, g_depth, g_z)
+        g_q = g_plane * ((u * u + v * v) * _PER_EXPONENT) - g_depth * (z + reference)
+        g_u, g_v = g_plane * u, g_plane * v
+        sum_u += g_u
+        y_u += g_u * dy
+        sum_v += g_v
+        y_v += g_v * dy
+        sum_q += g_q
+        y_q += g_q * dy
+        sum_s += g_screen
+        y_s += g_screen * dy
+    _add_to(planes, 0, sum_u)
+    _add_to(planes, 1, sum_u * dx)
+    _add_to(planes, 2, y_u)
+    _add_to(planes, 3, sum_v)
+    _add_to(planes, 4, sum_v * dx)
+    _add_to(planes, 5, y_v)
+    _add_to(planes, 6, sum_q)
+    _add_to(planes, 7, sum_q * dx)
+    _add_to(planes, 8, y_q)
+    _add_to(planes, 9, sum_s * dx)
+    _add_to(planes, 10, y_s)
+    _add_to(planes, 12, sum_z)
+    sum_c0, sum_c1, sum_c2, sum_cc = in_all_lanes(_ZERO), in_all_lanes(_ZERO), in_all_lanes(_ZERO), in_all_lanes(_ZERO)
+    sum_n0, sum_n1, sum_n2 = in_all_lanes(_ZERO), in_all_lanes(_ZERO), in_all_lanes(_ZERO)
+    for r in range(first_row, end_row):
+        j = r * _WIDTH + left
+        weight = load(planes, _STRENGTH + r * _LANES)
+        sum_c0 += weight * load(planes, j + RED)
+        sum_c1 += weight * load(planes, j + GREEN)
+        sum_c2 += weight * load(planes, j + BLUE)
+        sum_cc += weight * load(planes, j + SQUARE)
+        sum_n0 += weight * load(planes, j + NORMAL0)
+        sum_n1 += weight * load(planes, j + NORMAL1)
+        sum_n2 += weight * load(planes, j + NORMAL2)
+    _add_to(planes, 13, sum_c0)
+    _add_to(planes, 14, sum_c1)
+    _add_to(planes, 15, sum_c2)
+    _add_to(planes, 16, sum_cc)
+    _add_to(planes, 17, sum_n0)
+    _add_to(planes, 18, sum_n1)
+    _add_to(planes, 19, sum_n2)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def _add_to(planes, i, columns):  # pragma: no cover (compiled)
+    """Adds to columns of sums number i."""
+    at = _SUMS + np.uint64(i) * _LANES
+    store(planes, at, load(planes, at) + columns)
 
 
 @numba.njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator, unused-ignore]

@@ -1,8 +1,8 @@
 """Front-to-back compositing of tile lists in Numba (2DGS, SIGGRAPH 2024, sections 4.2 and 4.3, equations 10-13).
 
-A tile takes GROUP surfels at a time and goes through them row by row: the sums of a row's 16 pixels stay in vector
-registers while all surfels of the group that touch the row are added, without branches. Rows that a surfel does not
-touch are not computed.
+A tile takes GROUP surfels at a time and goes through them strip by strip, without branches: once for the weights, with
+what weights depend on in vector registers, and once for what is weighted with them. All sums of a strip at once would
+not find room in the 16 registers of AVX2. Strips that a surfel's box does not touch, and full ones, are not computed.
 """
 
 from __future__ import annotations
@@ -13,22 +13,29 @@ import numba
 import numpy as np
 
 from vision3d.core.fast_exp import fast_exp2
-from vision3d.recon.splat2d.llvm_operations import lowest_bit, prefetch, row_on_stack
+from vision3d.recon.splat2d.lanes import LANES, any_of, load, minimum, select, store
+from vision3d.recon.splat2d.llvm_operations import column_of_bits, count_bits, lowest_bit, prefetch
 from vision3d.recon.splat2d.project import MAX_ALPHA, MIN_DENOMINATOR, MIN_TRANSMITTANCE
 from vision3d.recon.splat2d.tile_memory import (
+    BEYOND,
+    COLOR,
+    COLUMNS,
+    DISTANCE,
     FAINTEST,
     FAST,
-    LINES,
+    LARGEST,
+    NORMAL,
+    OPACITY,
+    PLACE,
     PLANE,
+    RECORD,
     ROWS,
     SCREEN,
-    SCREEN_LINE,
     TINY,
-    WIDTH,
     U,
     V,
     Z,
-    fill_lines,
+    fill_record,
 )
 from vision3d.recon.splat2d.tiles import TILE
 
@@ -51,14 +58,11 @@ SQUARE = np.uint64(10 * PLANE)
 LAST = np.uint64(11 * PLANE)
 PLANES = 12
 
-# What a pixel needs of a surfel besides its lines.
-CONSTANTS = np.uint64(16)
-_OPACITY = np.uint64(0)
-_LARGEST = np.uint64(1)
-_BEYOND = np.uint64(2)
-_PLACE = np.uint64(3)
-_COLOR = np.uint64(4)  # and its square
-_NORMAL = np.uint64(8)
+# Behind them the records of a group's surfels, and the exponents (then alphas) and depths of those that touch a strip.
+RECORDS = np.uint64(PLANES * PLANE)
+EXPONENTS = np.uint64(PLANES * PLANE + GROUP * RECORD)
+DEPTHS = np.uint64(GROUP * LANES)  # so far from the exponents
+MEMORY = PLANES * PLANE + GROUP * (RECORD + 2 * LANES)
 
 _ONE = np.float32(1)
 _ZERO = np.float32(0)
@@ -67,6 +71,9 @@ _HALF = np.float32(0.5)
 _MAX_ALPHA = np.float32(MAX_ALPHA)
 _MIN_LEFT = np.float32(MIN_TRANSMITTANCE)
 _MIN_DENOMINATOR = np.float32(MIN_DENOMINATOR)
+_WIDTH = np.uint64(TILE)
+_LANES = np.uint64(LANES)
+_RECORD = np.uint64(RECORD)
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]
@@ -79,107 +86,54 @@ def composite_forward(
     for tile in numba.prange(len(starts) - 1):
         left, top = (tile % columns) * TILE, (tile // columns + row0) * TILE
         wide, high = np.uint64(min(TILE, width - left)), np.uint64(min(TILE, height - top))
-        memory = np.zeros(PLANES * PLANE + TILE, np.float32)
-        offset = (-(memory.ctypes.data // 4)) % TILE  # to a multiple of 64 bytes
-        planes = memory[offset : offset + PLANES * PLANE]
-        lines, constants = np.empty(GROUP * LINES, np.float32), np.empty(GROUP * 16, np.float32)
-        touching = np.zeros(TILE, np.uint32)  # bit i of a row: surfel i of the group touches it
-        red, green, blue, light = row_on_stack(), row_on_stack(), row_on_stack(), row_on_stack()
-        moment, spread, square, last = row_on_stack(), row_on_stack(), row_on_stack(), row_on_stack()
-        normal0, normal1, normal2, median = row_on_stack(), row_on_stack(), row_on_stack(), row_on_stack()
+        allocated = np.zeros(MEMORY + TILE, np.float32)
+        offset = (-(allocated.ctypes.data // 4)) % TILE  # to a multiple of 64 bytes
+        planes = allocated[offset : offset + MEMORY]
+        touched = np.zeros(32, np.uint32)  # of a surfel of the group: bits of the strips that its box touches
+        unfinished = np.uint32(0)  # bit per strip
         for j in range(np.uint64(0), np.uint64(TILE * TILE)):
             planes[j + LAST] = -_ONE
             planes[j + MEDIAN] = -_ONE
         for r in range(high):
             for c in range(wide):
-                planes[r * WIDTH + c + LIGHT] = _ONE  # pixels outside the picture are done from the start
+                planes[r * _WIDTH + c + LIGHT] = _ONE  # pixels outside the picture are done from the start
+            for h in range((wide + _LANES - np.uint64(1)) // _LANES):
+                unfinished |= np.uint32(1) << np.uint32(h * _WIDTH + r)
         start, end = starts[tile], starts[tile + 1]
         reference = table[members[start], 8] if end > start else _ZERO
         references[tile] = reference
         computed = 0
         for base in range(start, end, GROUP):
-            unfinished = np.int32(0)
-            for j in range(np.uint64(0), np.uint64(TILE * TILE)):
-                unfinished += np.int32(planes[j + LIGHT] >= _MIN_LEFT)
-            if unfinished == 0:
+            if unfinished == np.uint32(0):
                 break
             for entry in range(base + GROUP, min(base + 2 * GROUP, end)):
                 prefetch(table, np.uint64(members[entry]))
                 prefetch(boxes, np.uint64(members[entry]))
-            for r in range(WIDTH):
-                touching[r] = np.uint32(0)
-            for i in range(min(GROUP, end - base)):
-                s = np.uint64(members[base + i])
-                fill_lines(table[s], np.float32(left), np.float32(top), reference, lines[i * LINES : (i + 1) * LINES])
-                fill_constants(table[s], near, reference, base - start + i, constants[i * 16 : (i + 1) * 16])
+            touched[:] = np.uint32(0)
+            for i in range(np.uint64(min(GROUP, end - base))):
+                s = np.uint64(members[base + np.int64(i)])
+                place = base - start + np.int64(i)
+                at = RECORDS + i * _RECORD
+                fill_record(table, s, np.float32(left), np.float32(top), near, reference, place, planes, at)
                 first, last_row = max(boxes[s, 2] - top, 0), min(boxes[s, 3] - top, np.int64(high) - 1)
                 rows = (np.uint32(2) << np.uint32(last_row)) - (np.uint32(1) << np.uint32(first))
-                for r in range(WIDTH):
-                    touching[r] |= ((np.uint32(rows) >> np.uint32(r)) & np.uint32(1)) << np.uint32(i)
-                computed += np.int64(wide) * (last_row + 1 - first)
-            for r in range(high):
-                first_pixel = r * WIDTH
-                for c in range(WIDTH):
-                    j = first_pixel + c
-                    red[c], green[c], blue[c] = planes[j + RED], planes[j + GREEN], planes[j + BLUE]
-                    light[c] = planes[j + LIGHT]
-                    moment[c], spread[c] = planes[j + MOMENT], planes[j + SPREAD]
-                    square[c], last[c], median[c] = planes[j + SQUARE], planes[j + LAST], planes[j + MEDIAN]
-                    normal0[c], normal1[c], normal2[c] = planes[j + NORMAL0], planes[j + NORMAL1], planes[j + NORMAL2]
-                bits = touching[r]
-                while bits != np.uint32(0):
-                    i = lowest_bit(bits)
-                    bits &= bits - np.uint32(1)
-                    k, line = i * CONSTANTS, i * np.uint64(LINES)
-                    row = line + ROWS + r
-                    row_q, row_z = lines[row], lines[row + Z]
-                    row_u, row_v, row_screen = lines[row + U], lines[row + V], lines[row + SCREEN_LINE]
-                    opacity, largest = constants[k + _OPACITY], constants[k + _LARGEST]
-                    beyond, place = constants[k + _BEYOND], constants[k + _PLACE]
-                    color = k + _COLOR
-                    c0, c1 = constants[color], constants[color + np.uint64(1)]
-                    c2, cc = constants[color + np.uint64(2)], constants[color + np.uint64(3)]
-                    normal = k + _NORMAL
-                    n0, n1 = constants[normal], constants[normal + np.uint64(1)]
-                    n2 = constants[normal + np.uint64(2)]
-                    for c in range(WIDTH):
-                        q = lines[line + c] + row_q
-                        inverse = _ONE / q  # of any q at all: what is not inside is not used
-                        u = (lines[line + U + c] + row_u) * inverse
-                        v = (lines[line + V + c] + row_v) * inverse
-                        on_plane = u * u + v * v
-                        on_screen = lines[line + SCREEN_LINE + c] + row_screen
-                        inside = (q > _MIN_DENOMINATOR) & (q < largest) & (on_plane <= on_screen)
-                        rho = on_plane if inside else on_screen
-                        z = (lines[line + Z + c] + row_z) * inverse if inside else beyond
-                        before, moment_before = light[c], moment[c]
-                        hit = (opacity - rho >= FAINTEST) & (before >= _MIN_LEFT)
-                        alpha = min(fast_exp2(opacity - rho), _MAX_ALPHA) if hit else _ZERO
-                        weight = alpha * before
-                        spread[c] += weight * (z * (_ONE - before) - moment_before)
-                        moment[c] = moment_before + weight * z
-                        light[c] = before - weight
-                        red[c] += weight * c0
-                        green[c] += weight * c1
-                        blue[c] += weight * c2
-                        square[c] += weight * cc
-                        normal0[c] += weight * n0
-                        normal1[c] += weight * n1
-                        normal2[c] += weight * n2
-                        last[c] = place if hit else last[c]
-                        median[c] = place if hit & (before > _HALF) else median[c]
-                for c in range(WIDTH):
-                    j = first_pixel + c
-                    planes[j + RED], planes[j + GREEN], planes[j + BLUE] = red[c], green[c], blue[c]
-                    planes[j + LIGHT], planes[j + MOMENT], planes[j + SPREAD] = light[c], moment[c], spread[c]
-                    planes[j + SQUARE], planes[j + LAST], planes[j + MEDIAN] = square[c], last[c], median[c]
-                    planes[j + NORMAL0], planes[j + NORMAL1], planes[j + NORMAL2] = normal0[c], normal1[c], normal2[c]
+                for h in range(max(boxes[s, 0] - left, 0) // LANES, min(boxes[s, 1] - left, TILE - 1) // LANES + 1):
+                    touched[i] |= np.uint32(rows << np.uint32(h * TILE))
+            strips = unfinished
+            while strips != np.uint32(0):
+                strip = lowest_bit(strips)
+                strips &= strips - np.uint32(1)
+                bits = column_of_bits(touched, np.uint32(strip))
+                if bits != np.uint32(0):
+                    computed += count_bits(bits) * np.int64(min(_LANES, wide - strip // _WIDTH * _LANES))
+                    if not _add_surfels(planes, bits, strip):
+                        unfinished &= ~(np.uint32(1) << np.uint32(strip))
         evaluations[tile] = computed
         x, y = np.uint64(left), np.uint64(top)  # unsigned: an index that may be negative costs a scatter
         if keep:
             for r in range(high):
                 for c in range(wide):
-                    j = r * WIDTH + c
+                    j = r * _WIDTH + c
                     state[0, y + r, x + c] = planes[j + LIGHT]
                     state[1, y + r, x + c] = planes[j + MOMENT]
                     state[2, y + r, x + c] = planes[j + LAST]
@@ -193,7 +147,7 @@ def composite_forward(
             planes[j + SQUARE] -= shade0 * shade0 + shade1 * shade1 + shade2 * shade2
         for r in range(high):
             for c in range(wide):
-                j = r * WIDTH + c + MEDIAN
+                j = r * _WIDTH + c + MEDIAN
                 listed = np.int64(planes[j])
                 depth = _ZERO
                 if listed >= 0:
@@ -203,24 +157,77 @@ def composite_forward(
                 planes[j] = depth
         for channel in range(np.uint64(CHANNELS)):
             for r in range(high):
-                j = channel * np.uint64(PLANE) + r * WIDTH
+                j = channel * np.uint64(PLANE) + r * _WIDTH
                 for c in range(wide):
                     out[channel, y + r, x + c] = planes[j + c]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def fill_constants(surfel, near, reference, place, constants):  # pragma: no cover (compiled)
-    """Of a row of the table and its place in the tile's list."""
-    z0, c0, c1, c2 = surfel[8], surfel[10], surfel[11], surfel[12]
-    constants[_OPACITY] = surfel[9]
-    constants[_LARGEST] = z0 / max(near, TINY * z0)
-    constants[_BEYOND] = z0 - reference
-    constants[_PLACE] = np.float32(place)
-    constants[_COLOR], constants[_COLOR + np.uint64(1)], constants[_COLOR + np.uint64(2)] = c0, c1, c2
-    constants[_COLOR + np.uint64(3)] = c0 * c0 + c1 * c1 + c2 * c2
-    for i in range(np.uint64(3)):
-        constants[_NORMAL + i] = surfel[np.uint64(13) + i]
+def _add_surfels(planes, bits, strip):  # pragma: no cover (compiled)
+    """Adds the surfels that touch a strip; false once it is full.
+
+    Three short loops instead of one: of a long one the processor has too few turns under way to hide its latency.
+    """
+    r, first = strip % _WIDTH, strip // _WIDTH * _LANES
+    end, left = EXPONENTS, bits
+    while left != np.uint32(0):
+        k = RECORDS + lowest_bit(left) * _RECORD
+        left &= left - np.uint32(1)
+        column, row = k + COLUMNS + first, k + ROWS + r
+        q = load(planes, column) + planes[row]
+        inverse = _ONE / q  # of any q at all: what is not inside is not used
+        u = (load(planes, column + U) + planes[row + U]) * inverse
+        v = (load(planes, column + V) + planes[row + V]) * inverse
+        on_plane = u * u + v * v
+        on_screen = load(planes, column + DISTANCE) + planes[row + DISTANCE]
+        inside = (q > _MIN_DENOMINATOR) & (q < planes[k + LARGEST]) & (on_plane <= on_screen)
+        z = (load(planes, column + Z) + planes[row + Z]) * inverse
+        store(planes, end, planes[k + OPACITY] - select(inside, on_plane, on_screen))
+        store(planes, end + DEPTHS, select(inside, z, planes[k + BEYOND]))
+        end += _LANES
+    for n in range(EXPONENTS, end, _LANES):
+        exponent = load(planes, n)
+        alpha = select(exponent >= FAINTEST, minimum(fast_exp2(exponent), _MAX_ALPHA), _ZERO)
+        store(planes, n, alpha)
+    j = r * _WIDTH + first
+    light, moment, spread = load(planes, j + LIGHT), load(planes, j + MOMENT), load(planes, j + SPREAD)
+    last, median = load(planes, j + LAST), load(planes, j + MEDIAN)
+    red, green, blue = load(planes, j + RED), load(planes, j + GREEN), load(planes, j + BLUE)
+    normal0, normal1, normal2 = load(planes, j + NORMAL0), load(planes, j + NORMAL1), load(planes, j + NORMAL2)
+    square = load(planes, j + SQUARE)
+    n = EXPONENTS
+    while bits != np.uint32(0):
+        k = RECORDS + lowest_bit(bits) * _RECORD
+        bits &= bits - np.uint32(1)
+        z = load(planes, n + DEPTHS)
+        weight = select(light >= _MIN_LEFT, load(planes, n) * light, _ZERO)
+        n += _LANES
+        last = select(weight > _ZERO, planes[k + PLACE], last)
+        median = select(light > _HALF, last, median)
+        spread += weight * (z * (_ONE - light) - moment)
+        moment += weight * z
+        light -= weight
+        red += weight * planes[k + COLOR]
+        green += weight * planes[k + COLOR + np.uint64(1)]
+        blue += weight * planes[k + COLOR + np.uint64(2)]
+        square += weight * planes[k + COLOR + np.uint64(3)]
+        normal0 += weight * planes[k + NORMAL]
+        normal1 += weight * planes[k + NORMAL + np.uint64(1)]
+        normal2 += weight * planes[k + NORMAL + np.uint64(2)]
+    store(planes, j + LIGHT, light)
+    store(planes, j + MOMENT, moment)
+    store(planes, j + SPREAD, spread)
+    store(planes, j + LAST, last)
+    store(planes, j + MEDIAN, median)
+    store(planes, j + RED, red)
+    store(planes, j + GREEN, green)
+    store(planes, j + BLUE, blue)
+    store(planes, j + SQUARE, square)
+    store(planes, j + NORMAL0, normal0)
+    store(planes, j + NORMAL1, normal1)
+    store(planes, j + NORMAL2, normal2)
+    return any_of(light >= _MIN_LEFT)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator, unused-ignore]

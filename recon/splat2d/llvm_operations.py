@@ -1,7 +1,4 @@
-"""Three things that LLVM has and Numba does not offer: memory on the stack, reading ahead, counting zero bits.
-
-Numbers in an array on the stack alias with nothing: a loop that adds to them keeps them in vector registers.
-"""
+"""Things that LLVM has and Numba does not offer: reading ahead, counting bits."""
 
 from __future__ import annotations
 
@@ -11,22 +8,7 @@ from llvmlite import ir  # type: ignore[import-untyped, unused-ignore]
 from numba import types
 from numba.extending import intrinsic
 
-from vision3d.recon.splat2d.tiles import TILE
-
 _INT32 = ir.IntType(32)
-
-
-@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
-def row_on_stack(typing_context: Any) -> Any:
-    """A pointer to TILE float32 of the calling function, one per place where this is written."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        with builder.goto_entry_block():
-            row = builder.alloca(ir.ArrayType(ir.FloatType(), TILE))
-            row.align = 4 * TILE
-        return builder.bitcast(row, ir.FloatType().as_pointer())
-
-    return types.CPointer(types.float32)(), build
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
@@ -55,3 +37,29 @@ def lowest_bit(typing_context: Any, bits: Any) -> Any:
         return builder.zext(builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1)), ir.IntType(64))
 
     return types.uint64(types.uint32), build
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def count_bits(typing_context: Any, bits: Any) -> Any:
+    """How many bits are set, as int64."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.zext(builder.ctpop(arguments[0]), ir.IntType(64))
+
+    return types.int64(types.uint32), build
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def column_of_bits(typing_context: Any, array: Any, bit: Any) -> Any:
+    """Bit i of the result, for i < 32: the given bit of array[i], uint32 in a flat array of at least 32."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector = ir.VectorType(_INT32, 32)
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        rows = builder.load(builder.bitcast(data, vector.as_pointer()), align=4)
+        one = builder.insert_element(ir.Constant(vector, ir.Undefined), arguments[1], ir.Constant(_INT32, 0))
+        shift = builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(vector, [0] * 32))
+        top = builder.shl(rows, builder.sub(ir.Constant(vector, [31] * 32), shift))  # a sign: one instruction takes it
+        return builder.bitcast(builder.icmp_signed("<", top, ir.Constant(vector, [0] * 32)), _INT32)
+
+    return types.uint32(array, types.uint32), build

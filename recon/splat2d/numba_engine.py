@@ -48,7 +48,7 @@ def render_layers(
 def count_evaluations(
     surfels: Surfels, cam_from_world: RigidTransform, intrinsics: Float[Tensor, " 4"], size: tuple[int, int]
 ) -> int:
-    """How many (pixel, surfel) pairs a rendering computes: rows of tiles that a surfel touches, until full."""
+    """How many (pixel, surfel) pairs a rendering computes: strips of rows that a surfel's box touches, until full."""
     inputs = [surfels.means, surfels.quats, surfels.scales, surfels.opacities, surfels.sh]
     inputs += [cam_from_world.rotation, cam_from_world.translation, intrinsics]
     return composite(project(_parameters(inputs), size, None), size, keep=False).evaluations

@@ -7,6 +7,7 @@ import torch
 from vision3d.bench.splat import BenchSplatConfig, Rendered, difference, render_once, run
 from vision3d.bench.splat_scene import random_surfels
 from vision3d.errors import UsageError
+from vision3d.recon.splat2d.lanes import LANES
 from vision3d.recon.splat2d.numba_engine import composite
 from vision3d.recon.splat2d.project_numba import Projected
 
@@ -27,13 +28,13 @@ def test_its_scene_is_covered_and_seeded() -> None:
     assert render_once("numba", 500, SIZE, False).layers[1].mean() > 0.6
 
 
-def test_evaluations_are_rows_of_tiles_times_their_width() -> None:
-    """Two faint surfels: rows 2-5 in one tile; rows 14-17 in two by two tiles, the right ones 4 px wide."""
+def test_evaluations_are_strips_that_a_box_touches() -> None:
+    """Two faint surfels: columns 1-5, rows 2-5 of a tile; rows 14-17 in two by two tiles, the right ones 4 px wide."""
     rows = np.zeros((2, 16), np.float32)
     rows[:, 2], rows[:, 5], rows[:, 8], rows[:, 9] = 1.0, 1.0, 3.0, np.log2(0.1)
     boxes = np.array([[1, 5, 2, 5], [10, 17, 14, 17]], np.int32)
     projected = Projected(rows, rows, boxes, np.arange(2, dtype=np.int32), np.float32(0.1))
-    assert composite(projected, (20, 30), keep=False).evaluations == 4 * 16 + 4 * (16 + 4)
+    assert composite(projected, (20, 30), keep=False).evaluations == 4 * LANES + 4 * (LANES + 4)
 
 
 def test_wrong_options_are_refused() -> None:

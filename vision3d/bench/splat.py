@@ -1,7 +1,8 @@
 """`vision3d bench splat`: our Numba surfel rasterizer beside its dense torch twin, and gsplat where there is CUDA.
 
-An evaluation is one (pixel, surfel) pair that the kernel computes: the rows of a 16 x 16 tile that the box around a
-listed surfel's disk touches, at their width, until all pixels of the tile are full. Rows beyond the box do not count.
+An evaluation is one (pixel, surfel) pair that the kernel computes: in a row of a 16 x 16 tile, strips of 8 pixels (16
+with AVX-512) that the box around a listed surfel's disk touches, until all pixels of the strip are full. Machines with
+strips of 16 compute more of them for the same picture: between machines, compare the times.
 Times are medians of whole `render_surfels` calls, one after another as in an optimisation, with checks, projection and
 sorting; with gradients, of the call and the gradients to surfels, pose and intrinsics from given ones of all outputs.
 """

@@ -1,4 +1,7 @@
-"""2^t for float32 as LLVM vectorises it: 2^f by a polynomial of degree 5, 2^n by adding to the exponent bits."""
+"""2^t for float32 as LLVM vectorises it: 2^f by a polynomial of degree 5, 2^n by adding to the exponent bits.
+
+A type whose values are LLVM vectors of float32, with operators, goes as well.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,13 @@ def _nearest(typing_context: Any, t: Any) -> Any:
     """The whole number next to t, as a float."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()])
+        kind = arguments[0].type
+        suffix = f"v{kind.count}f32" if isinstance(kind, ir.VectorType) else "f32"
+        function = builder.module.declare_intrinsic(f"llvm.rint.{suffix}", (), ir.FunctionType(kind, (kind,)))
         return builder.call(function, arguments)
 
-    return types.float32(types.float32), build
+    kind = types.float32 if isinstance(t, types.Number) else t
+    return kind(kind), build
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
@@ -35,11 +41,14 @@ def _times_power(typing_context: Any, value: Any, n: Any) -> Any:
     """value * 2^n for a whole number n."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        integer = ir.IntType(32)
-        power = builder.shl(builder.fptosi(arguments[1], integer), ir.Constant(integer, 23))
-        return builder.bitcast(builder.add(builder.bitcast(arguments[0], integer), power), ir.FloatType())
+        kind, integer, bits = arguments[0].type, ir.IntType(32), 23
+        if isinstance(kind, ir.VectorType):
+            integer, bits = ir.VectorType(integer, kind.count), [bits] * kind.count
+        power = builder.shl(builder.fptosi(arguments[1], integer), ir.Constant(integer, bits))
+        return builder.bitcast(builder.add(builder.bitcast(arguments[0], integer), power), kind)
 
-    return types.float32(types.float32, types.float32), build
+    kind = types.float32 if isinstance(value, types.Number) else value
+    return kind(kind, kind), build
 
 
 @numba.njit(cache=True, inline="always", fastmath={"contract", "nsz"})  # type: ignore[untyped-decorator, unused-ignore]

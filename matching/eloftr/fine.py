@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vision3d.matching.eloftr.coarse import CellPairs
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
+from vision3d.matching.eloftr.match_windows import match_windows_in_cache
 from vision3d.matching.eloftr.valid import Extents
 
 WINDOW = 8  # px a side of a window, the size of a cell
@@ -106,17 +107,33 @@ def refine(
 ) -> tuple[Float[Tensor, "m 2"], Float[Tensor, "m 2"]]:
     """px of both photos (0.5 is the centre of the first pixel) of each pair of cells; `grids`: cells per row."""
     points0, points1 = half0.new_empty(len(pairs), 2), half0.new_empty(len(pairs), 2)
+    plain = half0.device.type == "cpu" and half0.dtype == torch.float32 and not torch.is_grad_enabled()
+    if plain:
+        halves = (half0.permute(0, 2, 3, 1).contiguous(), half1.permute(0, 2, 3, 1).contiguous())
+        cells, limits = (pairs.cells0, pairs.cells1), (extents0.at(2), extents1.at(2))
+        rest = (config.fine_extra, config.fine_centre, config.fine_temperature)
+        pixel0, pixel1, move = match_windows_in_cache(*halves, pairs.item, cells, grids, limits, *rest)
+        points0[:] = place(pairs.cells0, pixel0, grids[0], config.fine_origin)
+        points1[:] = place(pairs.cells1, pixel1, grids[1], config.fine_origin) + move
+        return points0, points1
     for start in range(0, len(pairs), BLOCK):
         part = slice(start, start + BLOCK)
         item, cells0, cells1 = pairs.item[part], pairs.cells0[part], pairs.cells1[part]
         windows0 = windows(half0, item, cells0, grids[0], 0, extents0)
         windows1 = windows(half1, item, cells1, grids[1], 1, extents1)
-        best = pixel_confidence(windows0, windows1, config.fine_extra).flatten(1).argmax(1)
-        pixel0, pixel1 = torch.div(best, WINDOW * WINDOW, rounding_mode="floor"), best % (WINDOW * WINDOW)
-        move = subpixel(windows0, windows1, pixel0, pixel1, config)
+        pixel0, pixel1, move = match_windows(windows0, windows1, config)
         points0[part] = place(cells0, pixel0, grids[0], config.fine_origin)
         points1[part] = place(cells1, pixel1, grids[1], config.fine_origin) + move
     return points0, points1
+
+
+def match_windows(
+    windows0: Float[Tensor, "m 64 c"], windows1: Float[Tensor, "m 100 c"], config: EfficientLoFTRConfig
+) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, "m 2"]]:
+    """The best pixel of each window (of 64) and by how many px (x, y) the one in photo 1 moves."""
+    best = pixel_confidence(windows0, windows1, config.fine_extra).flatten(1).argmax(1)
+    pixel0, pixel1 = torch.div(best, WINDOW * WINDOW, rounding_mode="floor"), best % (WINDOW * WINDOW)
+    return pixel0, pixel1, subpixel(windows0, windows1, pixel0, pixel1, config)
 
 
 def place(cell: Int[Tensor, " m"], pixel: Int[Tensor, " m"], columns: int, origin: float) -> Float[Tensor, "m 2"]:

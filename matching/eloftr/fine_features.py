@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from vision3d.matching.eloftr.backbone import fold_norm
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
-from vision3d.matching.eloftr.doubling import add_doubled
+from vision3d.matching.eloftr.doubling import double_and_add
 from vision3d.matching.eloftr.fast_conv import FastConv
 from vision3d.matching.eloftr.valid import Extents
-from vision3d.matching.winograd import TILE, tiles_of, with_neighbours, zeros
+from vision3d.matching.winograd import TILE, all_tiles, tiles_of, with_neighbours
+from vision3d.sparse.microkernels import lanes
 
 SLOPE = 0.01
 
@@ -68,22 +69,14 @@ def _add_doubled(
 
     tiles [n 3]: that a convolution of 3 x 3 px must make of the sum; None: all.
     """
-    if torch.is_grad_enabled() or fine.dtype != torch.float32 or fine.device.type != "cpu":
+    plain = fine.dtype == torch.float32 and fine.device.type == "cpu" and not torch.is_grad_enabled()
+    if not plain or layer.out_channels % lanes(4):
         doubled = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
         return doubled + _pointwise(layer, fine)
-    if tiles is None:
-        made = _pointwise(layer, fine).permute(0, 2, 3, 1).contiguous()
-    else:
-        b, _, height, width = fine.shape
-        rows, columns = height // TILE, width // TILE
-        tiles = with_neighbours(tiles, (b, rows, columns))  # which the convolution reads
-        item, row, column = tiles.T
-        inputs = fine.permute(0, 2, 3, 1).reshape(b, rows, TILE, columns, TILE, -1)[item, row, :, column]
-        response = F.linear(inputs, layer.weight[:, :, 0, 0])
-        made = zeros((b, height, width, response.shape[-1]))
-        made.view(b, rows, TILE, columns, TILE, -1)[item, row, :, column] = response
-    add_doubled(coarse.permute(0, 2, 3, 1).contiguous(), made, tiles)
-    return made.permute(0, 3, 1, 2)
+    grid = (len(fine), fine.shape[2] // TILE, fine.shape[3] // TILE)
+    read = all_tiles(len(fine), *fine.shape[2:]) if tiles is None else with_neighbours(tiles, grid)
+    maps = (m.permute(0, 2, 3, 1).contiguous() for m in (coarse, fine))
+    return double_and_add(*maps, layer.weight[:, :, 0, 0], read).permute(0, 3, 1, 2)
 
 
 def _near(mask: Bool[Tensor, "b h w"], scale: int, reach: int) -> Int[Tensor, "n 3"]:

@@ -18,12 +18,15 @@ from vision3d.errors import UsageError, Vision3DError
 from vision3d.matching.eloftr import EfficientLoFTR, EfficientLoFTRConfig, cell_update, precision
 from vision3d.matching.eloftr.checkpoint import build_eloftr
 from vision3d.matching.eloftr.coarse import _likely_pairs, confidence_matrix, match_cells
-from vision3d.matching.eloftr.doubling import add_doubled
-from vision3d.matching.eloftr.fine import windows
+from vision3d.matching.eloftr.doubling import double_and_add
+from vision3d.matching.eloftr.fine import match_windows, pixel_confidence, windows
 from vision3d.matching.eloftr.likely_pairs import TINY, likely_pairs
+from vision3d.matching.eloftr.match_windows import match_windows_in_cache
 from vision3d.matching.eloftr.matcher import EfficientLoFTRMatcher
 from vision3d.matching.eloftr.transformer import update_cells
 from vision3d.matching.eloftr.valid import Extents
+from vision3d.matching.winograd import all_tiles
+from vision3d.sparse.microkernels import lanes
 
 # Outputs of the authors' code in float64 (Apache-2.0, commit ffd4a46, rotary tables in float32, a quarter of the
 # channels) with the weights of `seeded_weights` on `shifted_photos`; its coordinates have their zero at a pixel's
@@ -195,15 +198,17 @@ def test_likely_pairs_equal_their_twin(scale: float) -> None:
 
 def test_a_doubled_map_is_added_as_by_interpolation() -> None:
     generator = torch.Generator().manual_seed(5)
-    coarse, fine = torch.randn(2, 6, 10, 3, generator=generator), torch.randn(2, 12, 20, 3, generator=generator)
+    channels = 3 * lanes(4)
+    coarse, fine = torch.randn(2, 6, 10, channels, generator=generator), torch.randn(2, 12, 20, 5, generator=generator)
+    weight = torch.randn(channels, 5, generator=generator)
     doubled = F.interpolate(coarse.permute(0, 3, 1, 2), scale_factor=2.0, mode="bilinear").permute(0, 2, 3, 1)
-    everywhere, here = fine.clone(), fine.clone()
-    add_doubled(coarse, everywhere, None)
-    torch.testing.assert_close(everywhere, fine + doubled)
-    add_doubled(coarse, here, torch.tensor([[1, 2, 4]]))
-    torch.testing.assert_close(here[1, 8:, 16:], (fine + doubled)[1, 8:, 16:])
-    here[1, 8:, 16:] = fine[1, 8:, 16:]
-    assert torch.equal(here, fine)
+    right = doubled + fine @ weight.T
+    torch.testing.assert_close(double_and_add(coarse, fine, weight, all_tiles(2, 12, 20)), right, atol=1e-5, rtol=0)
+    here = double_and_add(coarse, fine, weight, torch.tensor([[1, 2, 4]]))
+    torch.testing.assert_close(here[1, 8:, 16:], right[1, 8:, 16:], atol=1e-5, rtol=0)
+    assert int((here != 0).any(3).sum()) == 16
+    with pytest.raises(ValueError, match="a weight"):
+        double_and_add(coarse[:, 1:], fine, weight, torch.tensor([[1, 2, 4]]))
 
 
 def test_optimised_mode_compares_similarities() -> None:
@@ -344,3 +349,29 @@ def test_fine_features_are_right_around_wanted_cells(net: EfficientLoFTR) -> Non
         right = windows(whole, item, cell, 28, ring, features.extents[0])
         torch.testing.assert_close(windows(part, item, cell, 28, ring, features.extents[0]), right, atol=1e-4, rtol=0)
     assert (part == 0).float().mean() > 0.8 and (none == 0).all()
+
+
+@pytest.mark.parametrize("config", [NARROW, EfficientLoFTRConfig.compact()])
+def test_windows_matched_in_cache_equal_the_twin(config: EfficientLoFTRConfig) -> None:
+    """Cells at the photos' edges, photos that fill their canvas or not, coinciding and far logits."""
+    generator = torch.Generator().manual_seed(0)
+    c = config.widths[1]
+    half0, half1 = (torch.randn(2, 16, 20, c, generator=generator) * s for s in (1.0, 4.0))
+    sizes = (torch.tensor([[32, 40], [25, 31]]), torch.tensor([[32, 37], [19, 40]]))
+    extents = tuple(Extents(s, (32, 40)) for s in sizes)
+    item = torch.arange(2).repeat_interleave(12)
+    cells = [torch.tensor([0, 1, 2, 5, 6, 7, 10, 11, 0, 1, 5, 6]).repeat(2), torch.arange(12).repeat(2)]
+    views = [half.permute(0, 3, 1, 2) for half in (half0, half1)]
+    windows0 = windows(views[0], item, cells[0], 5, 0, extents[0])
+    windows1 = windows(views[1], item, cells[1], 5, 1, extents[1])
+    limits = (extents[0].at(2), extents[1].at(2))
+    rest = (config.fine_extra, config.fine_centre, config.fine_temperature)
+    for strength in (1.0, 200.0):
+        slow = match_windows(windows0 * strength, windows1, config)
+        fast = match_windows_in_cache(half0 * strength, half1, item, tuple(cells), (5, 5), limits, *rest)
+        confidence = pixel_confidence(windows0 * strength, windows1, config.fine_extra)
+        chosen = confidence[torch.arange(24), fast[0], fast[1]]
+        torch.testing.assert_close(chosen, confidence.flatten(1).amax(1), atol=0, rtol=1e-4)  # some pairs are as good
+        same = (fast[0] == slow[0]) & (fast[1] == slow[1])
+        assert same.all() or (strength > 1 and same.sum() > 12)
+        torch.testing.assert_close(fast[2][same], slow[2][same], atol=1e-4, rtol=0)

@@ -179,10 +179,9 @@ def store(typing_context: Any, array: Any, at: Any, value: Any) -> Any:
 def _added(builder: Any, vectors: list[Any]) -> Any:
     """Sums of LANES vectors, one in each lane. Every step adds halves of pairs of vectors, which takes two shuffles
     within 128 bits, or of these, for two sums."""
-    quarters = [((0, 1), (2, 3), 4), ((0, 2), (1, 3), 4)]
-    steps = [(low, high, size, 1) for low, high, size in quarters]
-    units = LANES // 4
-    steps += [(low, high, size, 4) for low, high, size in (quarters if units == 4 else [((0,), (1,), 2)])]
+    quarters: list[tuple[tuple[int, ...], tuple[int, ...], int]] = [((0, 1), (2, 3), 4), ((0, 2), (1, 3), 4)]
+    outer = quarters if LANES == 16 else [((0,), (1,), 2)]
+    steps = [(*step, 1) for step in quarters] + [(*step, 4) for step in outer]
     for low, high, size, unit in steps:
         parts = []
         for half in (low, high):

@@ -41,10 +41,12 @@ def _times_power(typing_context: Any, value: Any, n: Any) -> Any:
     """value * 2^n for a whole number n."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind, integer, bits = arguments[0].type, ir.IntType(32), 23
+        kind, integer = arguments[0].type, ir.IntType(32)
+        bits = ir.Constant(integer, 23)
         if isinstance(kind, ir.VectorType):
-            integer, bits = ir.VectorType(integer, kind.count), [bits] * kind.count
-        power = builder.shl(builder.fptosi(arguments[1], integer), ir.Constant(integer, bits))
+            integer = ir.VectorType(integer, kind.count)
+            bits = ir.Constant(integer, [23] * kind.count)
+        power = builder.shl(builder.fptosi(arguments[1], integer), bits)
         return builder.bitcast(builder.add(builder.bitcast(arguments[0], integer), power), kind)
 
     kind = types.float32 if isinstance(value, types.Number) else value

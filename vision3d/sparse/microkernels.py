@@ -13,6 +13,7 @@ from typing import Any
 import llvmlite.binding  # type: ignore[import-untyped, unused-ignore]
 from llvmlite import ir  # type: ignore[import-untyped, unused-ignore]
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 _FEATURES = llvmlite.binding.get_host_cpu_features()
@@ -270,12 +271,20 @@ def copy_row(typing_context: Any, source: Any, row: Any, target: Any, at: Any, c
         step = builder.extract_value(size, 1)
         begin = builder.gep(_data(context, builder, source, args[0]), [builder.mul(args[1], step)])
         to = builder.gep(_data(context, builder, target, args[2]), [args[3]])
-        byte = ir.IntType(8).as_pointer()
-        move = builder.module.declare_intrinsic("llvm.memcpy", [byte, byte, _I64])
-        length = builder.mul(args[4], ir.Constant(_I64, source.dtype.bitwidth // 8))
-        builder.call(
-            move, [builder.bitcast(to, byte), builder.bitcast(begin, byte), length, ir.Constant(ir.IntType(1), 0)]
-        )
+        # Rows are short: a call of memcpy would take longer than whole vectors one after another.
+        vector = ir.VectorType(begin.type.pointee, lanes(source.dtype.bitwidth // 8))
+        width = ir.Constant(_I64, vector.count)
+        whole = builder.icmp_signed("==", builder.urem(args[4], width), ir.Constant(_I64, 0))
+        with builder.if_else(whole) as (by_vectors, by_bytes):
+            with by_vectors, cgutils.for_range_slice(builder, ir.Constant(_I64, 0), args[4], width) as (k, _):
+                value = builder.load(builder.bitcast(builder.gep(begin, [k]), vector.as_pointer()), align=4)
+                builder.store(value, builder.bitcast(builder.gep(to, [k]), vector.as_pointer()), align=4)
+            with by_bytes:
+                byte = ir.IntType(8).as_pointer()
+                move = builder.module.declare_intrinsic("llvm.memcpy", [byte, byte, _I64])
+                length = builder.mul(args[4], ir.Constant(_I64, source.dtype.bitwidth // 8))
+                of = [builder.bitcast(to, byte), builder.bitcast(begin, byte), length, ir.Constant(ir.IntType(1), 0)]
+                builder.call(move, of)
         return context.get_dummy_value()
 
     return types.void(source, integer, target, integer, integer), build

@@ -96,7 +96,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
+            raise ValueError(
+                "give either steps or epochs, not both or neither; one of them is unset by --train.epochs None or "
+                "--train.steps None, where the file gives it"
+            )
         for name in ("steps", "epochs", "validate_every", "threads"):
             value = getattr(self, name)
             if value is not None and value <= 0:

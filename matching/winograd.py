@@ -60,7 +60,8 @@ def winograd_kernel(weight: Float[Tensor, "d c 3 3"], bias: Tensor | None, slope
     outputs, width = len(weight), lanes(4)
     vectors = -(-outputs // width)
     side = width * next(v for v in (VECTORS, 2, 1) if vectors % v == 0)
-    points = F.pad(points, (0, vectors * width - outputs)).unflatten(2, (-1, side)).transpose(1, 2)
+    points = F.pad(points, (0, vectors * width - outputs))
+    points = points.reshape(POINTS, weight.shape[1], -1, side).transpose(1, 2)
     bias = torch.zeros(outputs) if bias is None else bias.detach().float()
     return WinogradKernel(points.float().contiguous(), bias.contiguous(), slope)
 

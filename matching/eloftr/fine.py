@@ -111,8 +111,10 @@ def refine(
     if plain:
         halves = (half0.permute(0, 2, 3, 1).contiguous(), half1.permute(0, 2, 3, 1).contiguous())
         cells, limits = (pairs.cells0, pairs.cells1), (extents0.at(2), extents1.at(2))
-        rest = (config.fine_extra, config.fine_centre, config.fine_temperature)
-        pixel0, pixel1, move = match_windows_in_cache(*halves, pairs.item, cells, grids, limits, *rest)
+        extra, centre, temperature = config.fine_extra, config.fine_centre, config.fine_temperature
+        pixel0, pixel1, move = match_windows_in_cache(
+            *halves, pairs.item, cells, grids, limits, extra, centre, temperature
+        )
         points0[:] = place(pairs.cells0, pixel0, grids[0], config.fine_origin)
         points1[:] = place(pairs.cells1, pixel1, grids[1], config.fine_origin) + move
         return points0, points1

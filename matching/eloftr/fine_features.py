@@ -75,8 +75,8 @@ def _add_doubled(
         return doubled + _pointwise(layer, fine)
     grid = (len(fine), fine.shape[2] // TILE, fine.shape[3] // TILE)
     read = all_tiles(len(fine), *fine.shape[2:]) if tiles is None else with_neighbours(tiles, grid)
-    maps = (m.permute(0, 2, 3, 1).contiguous() for m in (coarse, fine))
-    return double_and_add(*maps, layer.weight[:, :, 0, 0], read).permute(0, 3, 1, 2)
+    maps = [m.permute(0, 2, 3, 1).contiguous() for m in (coarse, fine)]
+    return double_and_add(maps[0], maps[1], layer.weight[:, :, 0, 0], read).permute(0, 3, 1, 2)
 
 
 def _near(mask: Bool[Tensor, "b h w"], scale: int, reach: int) -> Int[Tensor, "n 3"]:

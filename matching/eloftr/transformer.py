@@ -18,6 +18,7 @@ from vision3d.matching.eloftr.valid import Extents
 
 GROUP = 4  # cells a side of what is aggregated
 CELL = 8  # px a side of a cell
+SLOPE = 0.01  # of the MLP's leaky ReLU
 
 
 class AggregatedAttention(nn.Module):
@@ -34,7 +35,7 @@ class AggregatedAttention(nn.Module):
         self.merge = nn.Linear(width, width, bias=False)
         self.mlp = nn.Sequential(
             nn.Linear(2 * width, 2 * width, bias=False),
-            nn.LeakyReLU(inplace=True),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Linear(2 * width, width, bias=False),
         )
         self.norm2 = nn.LayerNorm(width)
@@ -68,7 +69,7 @@ class AggregatedAttention(nn.Module):
         cells, second = x.permute(0, 2, 3, 1), self.mlp.get_parameter("2.weight")
         plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
         update = update_cells_in_blocks if plain else update_cells
-        made = update(cells.contiguous(), grid, first[:, :c], second, self.mlp[1].negative_slope, self.norm2)
+        made = update(cells.contiguous(), grid, first[:, :c], second, SLOPE, self.norm2)
         return extents.clear(made.permute(0, 3, 1, 2), CELL)
 
 

@@ -26,6 +26,7 @@ from vision3d.recon.view_graph import VerifiedPair
 
 WIDE_PX = (40.0, 10.0, 2.0)  # thresholds of refine_known_poses, px at verification.REFERENCE_SIZE
 OTHER_TURN_DEG = 20.0  # a rotation this far from the given one is another one
+FAR_TURN_DEG = 10.0  # poses are roughly known if refinement turns none of them further
 
 
 def triangulate_known_poses(
@@ -73,7 +74,8 @@ def refine_known_poses(
     Matches are right or wrong whatever the poses are (they were verified in pairs), so points far from their
     observations are kept at first and pull the poses. Pairs that agree on quite another rotation than the given one
     are of look-alikes (the two sides of an animal, say) and left out. The result is in the frame and scale of the given
-    poses. Photos without a pose or without points are left out. Vision3DError where the poses explain nothing at all.
+    poses. Photos without a pose or without points are left out. Vision3DError where the poses explain nothing at all,
+    where no two photos match, and where a photo ends far from its given pose.
     """
     config = config or SfmConfig()
     progress("poses", 0, len(WIDE_PX))
@@ -84,6 +86,11 @@ def refine_known_poses(
         if pair[0] in posed and pair[1] in posed and not _contradicts(p, *(cam_from_world[name] for name in pair))
     }
     problem, matches, weights = mapping_problem(posed, usable, config)
+    if not problem.names:
+        raise Vision3DError(
+            "no two photos with poses have verified matches, so that nothing can refine the poses; known poses without "
+            "refinement are kept as they are"
+        )
     observations = Observations.of(problem)
     cameras = dict(problem.cameras)
     groups = sorted(cameras)
@@ -111,7 +118,24 @@ def refine_known_poses(
     left_out = {name: "the file with known poses has none for it" for name in sorted(priors) if name not in posed}
     left_out |= {name: "no verified matches with other photos" for name in posed if name not in problem.names}
     scene = in_frame_of(original_scene(model, priors), cam_from_world)
+    _refuse_far(scene, cam_from_world)
     return SfmResult(scene, left_out, (), score, "known poses, refined", "as given" if fixed else "refined")
+
+
+def _refuse_far(scene: Scene, cam_from_world: Mapping[str, RigidTransform]) -> None:
+    """Vision3DError where photos hang together so loosely that adjustment has carried some of them away."""
+    turns = {
+        name: math.degrees(float(angle_between(image.cam_from_world.rotation, cam_from_world[name].rotation.double())))
+        for name, image in scene.images.items()
+    }
+    far = {name: turn for name, turn in turns.items() if turn > FAR_TURN_DEG}
+    if far:
+        worst = max(far, key=far.__getitem__)
+        raise Vision3DError(
+            f"refinement turned {len(far)} of {len(turns)} photos by more than {FAR_TURN_DEG:g} degrees from their "
+            f"given poses ({worst} by {far[worst]:.0f}): either these are wrong or too few matches hold the photos "
+            "together; keep the poses as they are, or leave them out"
+        )
 
 
 def _contradicts(pair: VerifiedPair, pose0: RigidTransform, pose1: RigidTransform) -> bool:

@@ -4,10 +4,12 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from synthetic_matches import PointScene, ring, worst_errors
 
 from vision3d.core import Correspondences, RigidTransform
+from vision3d.errors import Vision3DError
 from vision3d.geometry.rotation import rotation_angle, rotation_exp
 from vision3d.recon.known_poses import refine_known_poses
 from vision3d.recon.sfm import SfmResult
@@ -67,3 +69,19 @@ def test_pairs_of_look_alikes_do_not_count() -> None:
     assert _worst_turn(mixed, scene) < 0.1
     for name, image in clean.scene.images.items():
         torch.testing.assert_close(image.cam_from_world.rotation, mixed.scene.images[name].cam_from_world.rotation)
+
+
+def test_photos_that_end_far_from_their_poses_are_refused() -> None:
+    scene = ring(6)
+    start = _disturbed(scene)
+    name = scene.names[2]
+    turn = rotation_exp(torch.tensor([0.0, 0.0, math.radians(15)], dtype=torch.float64))
+    start[name] = RigidTransform(turn @ start[name].rotation, turn @ start[name].translation)
+    with pytest.raises(Vision3DError, match=rf"1 of 6 photos by more than 10 degrees .*{name} by 1[0-9]\)"):
+        refine_known_poses(scene.priors(), start, scene.verified(calibrated=True))
+
+
+def test_photos_without_matches_cannot_refine_poses() -> None:
+    scene = ring(6)
+    with pytest.raises(Vision3DError, match="no two photos with poses have verified matches"):
+        refine_known_poses(scene.priors(), _disturbed(scene), {})

@@ -29,6 +29,7 @@ from vision3d.matching.semantic.transfer import (
 )
 
 SMALLEST = 2  # px; a picture of one column or row has nothing to describe
+MAX_SIDE = 2048  # px of the square
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,8 @@ class FrozenFeatures:
     """Nearest neighbours of a frozen backbone's features. size: px of the square that pictures are squashed to."""
 
     def __init__(self, backbone: Backbone, *, size: int = 512, transfer: TransferConfig | None = None) -> None:
+        if size > MAX_SIDE:
+            raise UsageError(f"the square's side must be at most {MAX_SIDE} px, got {size}: all cells are compared")
         if size < backbone.multiple or size % backbone.multiple:
             raise UsageError(
                 f"the square's side must be a multiple of {backbone.multiple} px for {backbone.name}, got {size}: "

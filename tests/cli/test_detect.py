@@ -93,8 +93,31 @@ def test_writes_boxes_pictures_clouds_and_goes_on(frames: Path, capsys: pytest.C
     assert "another whole" in capsys.readouterr().err
 
 
-def test_a_scan_alone_has_no_kitti_lines(frames: Path) -> None:
-    assert _detect(frames, "--no-clouds", scan="kitti/velodyne/a.bin") == 0
+def test_another_scan_of_the_same_name_is_not_taken_for_done(frames: Path) -> None:
+    more = ("--image", str(frames / "kitti/image_2/a.png"), "--calib", str(frames / "kitti/calib/a.txt"))
+    assert _detect(frames, *more, scan="kitti/velodyne/a.bin") == 0
+    out = frames / "out"
+    first = json.loads((out / "boxes/a.json").read_text())
+    (frames / "kitti/velodyne/a.bin").write_bytes((frames / "kitti/velodyne/b.bin").read_bytes())
+    assert _detect(frames, scan="kitti/velodyne/a.bin") == 0
+    second = json.loads((out / "boxes/a.json").read_text())
+    assert second["boxes"] != first["boxes"]
+    assert not (out / "pictures/a_photo.png").exists() and not (out / "results/a.txt").exists()
+    kept = (out / "boxes/a.json").stat().st_mtime_ns
+    (out / "boxes/a.json").write_text('{"boxes": []}')  # as an earlier version wrote it
+    assert _detect(frames, scan="kitti/velodyne/a.bin") == 0
+    assert json.loads((out / "boxes/a.json").read_text()) == second
+    assert (out / "boxes/a.json").stat().st_mtime_ns != kept
+
+
+def test_one_photo_or_calibration_is_not_for_many_scans(frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _detect(frames, "--calib", str(frames / "kitti/calib/a.txt"), scan="kitti/velodyne") == 2
+    assert "one file for 2 scans" in capsys.readouterr().err
+
+
+def test_a_scan_alone_has_no_kitti_lines(frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _detect(frames, "--no-clouds", "--no-quiet", scan="kitti/velodyne/a.bin") == 0
+    assert "need a calibration" in capsys.readouterr().err
     out = frames / "out"
     assert (out / "boxes/a.json").is_file() and (out / "pictures/a_above.png").is_file()
     assert not any((out / "results").iterdir()) and not any((out / "clouds").iterdir())

@@ -103,6 +103,10 @@ def test_match_draws_semantic_matches(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (chosen["rule"], chosen["flip"], chosen["size"], chosen["max_size"]) == ("mutual", True, 128, 128)
     assert main([*command, "--matcher", "semantic:position,flip"]) == 2
     assert "position takes no options" in capsys.readouterr().err
+    assert main([*command, "--matcher", "semantic:asic"]) == 2
+    assert "vision3d align" in capsys.readouterr().err
+    assert main([*command, "--matcher", "semantic:efficientnet-lite0,size=160000"]) == 2
+    assert "at most 2048 px" in capsys.readouterr().err
     assert main([*command, "--matcher", "semantic:magic"]) == 2
     assert "known: position" in capsys.readouterr().err
     assert main([*command, "--matcher", "semantic:position", "--weights", str(out / "matches.npz")]) == 2

@@ -101,3 +101,6 @@ def test_wrong_use_is_said(furniture: Path, tmp_path: Path, capsys: pytest.Captu
     assert "not empty" in capsys.readouterr().err and (tmp_path / "set/mine.txt").read_text() == "kept"
     assert main(["simulate", "spair", "--furniture", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
     assert "apt-get download sweethome3d-furniture" in capsys.readouterr().err
+    few = ["simulate", "spair", "--out", str(tmp_path / "new"), "--categories", "cat", "--animals", "1", "--views", "1"]
+    assert main([*few, "--width", "64", "--height", "48"]) == 2  # one cat has no partner
+    assert "no pair" in capsys.readouterr().err and not (tmp_path / "new").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,7 +86,7 @@ def run(config: DetectConfig) -> int:
         for done, frame in enumerate(frames):
             progress("detect", done, len(frames))
             result = config.out / "boxes" / f"{frame.name}.json"
-            if not result.is_file():
+            if not _is_done(result, frame):
                 try:
                     atomic_write_json(result, _detect(frame, detector, config))
                 except UsageError:
@@ -98,7 +99,26 @@ def run(config: DetectConfig) -> int:
             summary[frame.name] = json.loads(result.read_text())
         progress("detect", len(frames), len(frames))
     _print(config, summary, failed)
+    if any(frame.calib is None for frame in frames) and not config.quiet:
+        print("KITTI's lines need a calibration: give --calib (without one none are written)", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _inputs(frame: _Frame) -> dict[str, str | None]:
+    """What a scan, its photo and its calibration hold: a result of other ones is not taken for theirs."""
+    files = {"scan": frame.scan, "image": frame.image, "calib": frame.calib}
+    try:
+        return {k: None if f is None else hashlib.sha256(f.read_bytes()).hexdigest() for k, f in files.items()}
+    except OSError as error:
+        raise Vision3DError(f"{error.filename}: {error.strerror}") from error
+
+
+def _is_done(result: Path, frame: _Frame) -> bool:
+    """Whether there is a whole result of these very files."""
+    try:
+        return bool(json.loads(result.read_text())["inputs"] == _inputs(frame))
+    except (OSError, ValueError, KeyError, TypeError, Vision3DError):
+        return False
 
 
 def _frames(config: DetectConfig) -> list[_Frame]:
@@ -123,6 +143,11 @@ def _frames(config: DetectConfig) -> list[_Frame]:
         raise UsageError(f"{scan} holds several scans called {twice[0]}: their results would overwrite each other")
     if image is not None and calib is None:
         raise UsageError("a photo needs its calibration: give --calib too")
+    for option, path in (("--image", image), ("--calib", calib)):
+        if len(scans) > 1 and path is not None and path.is_file():
+            raise UsageError(
+                f"{option} {path} is one file for {len(scans)} scans: give a folder of files named as they"
+            )
     return [
         _Frame(path.stem, path, _beside(image, path.stem, (".png", ".jpg")), _beside(calib, path.stem, (".txt",)))
         for path in scans
@@ -176,6 +201,9 @@ def _detect(frame: _Frame, detector: Detector, config: DetectConfig) -> dict[str
     from vision3d.io.kitti_labels import write_objects
     from vision3d.io.ply import write_ply
 
+    for stale in (config.out / "pictures" / f"{frame.name}_photo.png", config.out / "results" / f"{frame.name}.txt"):
+        stale.unlink(missing_ok=True)  # of an earlier call with a photo or a calibration
+    inputs = _inputs(frame)
     cloud = read_cloud(frame.scan)
     calibration = read_calibration(frame.calib) if frame.calib is not None else None
     image = load_photo(frame.image) if frame.image is not None else None
@@ -199,7 +227,7 @@ def _detect(frame: _Frame, detector: Detector, config: DetectConfig) -> dict[str
         write_objects(config.out / "results" / f"{frame.name}.txt", objects)
     if config.clouds:
         write_ply(config.out / "clouds" / f"{frame.name}.ply", cloud_with_boxes(cloud, boxes))
-    return _described(frame, cloud, boxes, classes)
+    return {**_described(frame, cloud, boxes, classes), "inputs": inputs}
 
 
 KITTI_SIZE = (1242, 375)  # px of KITTI's photos, where only a calibration is given
@@ -241,8 +269,6 @@ def _described(frame: _Frame, cloud: PointCloud, boxes: Boxes3D, classes: tuple[
 
 
 def _print(config: DetectConfig, summary: dict[str, object], failed: dict[str, str]) -> None:
-    import sys
-
     if config.json:
         print(json.dumps({"out": str(config.out), "scans": summary, "failed": failed}))
     else:

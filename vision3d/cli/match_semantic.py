@@ -32,7 +32,10 @@ def run_semantic(config: MatchConfig) -> int:
     check_config(config)
     if config.weights is not None:
         raise UsageError("semantic matchers are told their files by name, semantic:NAME:SOURCE; leave out --weights")
-    matcher = make_semantic_matcher(config.matcher.removeprefix(PREFIX))
+    name = config.matcher.removeprefix(PREFIX)
+    if name.startswith("asic"):
+        raise UsageError("ASIC aligns collections, not two pictures: `vision3d align DIR` takes a folder of them")
+    matcher = make_semantic_matcher(name)
     size = matcher.max_size if config.max_size is None else config.max_size
     start = time.perf_counter()
     image0, image1 = load_photo(config.photo0, size), load_photo(config.photo1, size)

@@ -81,6 +81,10 @@ def write_mini_spair(out: str | Path, config: MiniSpairConfig, progress: Progres
                     progress("pictures", done, total)
             for split, shots in splits.items():
                 layout[split] += _pairs(rng, root, split, category, shots, config.pairs, len(layout[split]))
+        if not any(layout.values()):
+            raise UsageError(
+                "these settings give no pair in any split: more views, animals or pairs, or larger pictures"
+            )
         for split, names in layout.items():
             for size, chosen in (("large", names), ("small", names[::3])):
                 file = root / "Layout" / size / f"{split}.txt"

@@ -19,7 +19,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from vision3d.core.stack_memory import floats_on_stack
-from vision3d.sparse.microkernels import ROWS, VECTORS, add_rows_1, add_rows_2, add_rows_4, lanes, take_ticket
+from vision3d.sparse.microkernels import ROWS, add_rows, lanes, take_ticket, vectors_at_once
 from vision3d.sparse.threads import use_torch_threads
 
 TILE = 4
@@ -29,7 +29,6 @@ PART = 32  # channels that are transformed at once
 NEAR, FAR = 0.625, 1.5  # where polynomials are evaluated, with either sign, besides 0 and infinity
 
 _ROWS = ROWS
-_VECTORS = VECTORS
 _A, _B = np.float32(NEAR), np.float32(FAR)
 _A2, _B2 = np.float32(NEAR**2), np.float32(FAR**2)
 _A3, _B3 = np.float32(NEAR**3), np.float32(FAR**3)
@@ -58,9 +57,9 @@ def winograd_kernel(weight: Float[Tensor, "d c 3 3"], bias: Tensor | None, slope
     transform = torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
     points = torch.einsum("ik,dckl,jl->ijcd", transform, weight.detach().double(), transform).flatten(0, 1)
     outputs, width = len(weight), lanes(4)
-    vectors = -(-outputs // width)
-    side = width * next(v for v in (VECTORS, 2, 1) if vectors % v == 0)
-    points = F.pad(points, (0, vectors * width - outputs))
+    padded = -(-outputs // width) * width
+    side = width * vectors_at_once(padded, 4)
+    points = F.pad(points, (0, padded - outputs))
     points = points.reshape(POINTS, weight.shape[1], -1, side).transpose(1, 2)
     bias = torch.zeros(outputs) if bias is None else bias.detach().float()
     return WinogradKernel(points.float().contiguous(), bias.contiguous(), slope)
@@ -126,8 +125,33 @@ def with_neighbours(tiles: Int[Tensor, "n 3"], grid: tuple[int, int, int]) -> In
     return (F.max_pool2d(given[:, None], 3, 1, 1)[:, 0] > 0).nonzero()
 
 
-@njit(cache=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@njit(inline="always")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check  # Numba compiles the bare function, not one that shape checks have wrapped
+def _line_to_points(d0, d1, d2, d3, d4, d5):
+    """B^T d of the paper, for a column or a row of a tile's input."""
+    even, odd = d4 - _B2 * d2, _A * (d3 - _B2 * d1)
+    far, near = d4 - _A2 * d2, _B * (d3 - _A2 * d1)
+    first, last = _PRODUCT * d0 - _SUM * d2 + d4, _PRODUCT * d1 - _SUM * d3 + d5
+    return first, even + odd, even - odd, far + near, far - near, last
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def _line_from_points(m0, m1, m2, m3, m4, m5):
+    """A^T m of the paper, for a column or a row of products."""
+    one, two, alone, double = m1 + m2, m3 + m4, m1 - m2, m3 - m4
+    return m0 + one + two, _A * alone + _B * double, _A2 * one + _B2 * two, _A3 * alone + _B3 * double + m5
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def _bent(y, slope):
+    """Leaky ReLU."""
+    return max(y, slope * y)
+
+
+@njit(cache=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
 def _convolve(x, tiles, weights, bias, slope, vectors, side, places, values, products, tickets, out):
     """Blocks of tiles, each by one thread, in its own `values` [36 tiles, c] and `products` [36, panel, tile, side]."""
     c, block = x.shape[3], values.shape[1] // 36
@@ -149,12 +173,7 @@ def _convolve(x, tiles, weights, bias, slope, vectors, side, places, values, pro
                     w_at, to = number * c * side, number * (block + 1) * side
                     for t in range(0, count, _ROWS):
                         rows, at, base = min(_ROWS, count - t), p * block + t, p * block
-                        if vectors == _VECTORS:
-                            add_rows_4(mine, weights, w_at, sums, to, places, places, at, rows, base, block, c, side)
-                        elif vectors == 2:
-                            add_rows_2(mine, weights, w_at, sums, to, places, places, at, rows, base, block, c, side)
-                        else:
-                            add_rows_1(mine, weights, w_at, sums, to, places, places, at, rows, base, block, c, side)
+                        add_rows(vectors, mine, weights, w_at, sums, to, places, places, at, rows, base, block, c, side)
             for t in range(count):
                 item, top, left = tiles[first + t, 0], tiles[first + t, 1] * 4, tiles[first + t, 2] * 4
                 _from_points(sums, t, block, side, bias, slope, out, item, top, left)
@@ -187,14 +206,9 @@ def _to_points(x, item, top, left, values, t, block):
                     part[at + _I4],
                     part[at + _I5],
                 )
-                even, odd = d4 - _B2 * d2, _A * (d3 - _B2 * d1)
-                far, near = d4 - _A2 * d2, _B * (d3 - _A2 * d1)
-                part[at] = _PRODUCT * d0 - _SUM * d2 + d4
-                part[at + _I1] = even + odd
-                part[at + _I2] = even - odd
-                part[at + _I3] = far + near
-                part[at + _I4] = far - near
-                part[at + _I5] = _PRODUCT * d1 - _SUM * d3 + d5
+                v0, v1, v2, v3, v4, v5 = _line_to_points(d0, d1, d2, d3, d4, d5)
+                part[at], part[at + _I1], part[at + _I2] = v0, v1, v2
+                part[at + _I3], part[at + _I4], part[at + _I5] = v3, v4, v5
         for i in range(6):
             for k in range(m):
                 at = np.uint64(6 * i * PART) + k
@@ -204,15 +218,11 @@ def _to_points(x, item, top, left, values, t, block):
                     part[at + _J4],
                     part[at + _J5],
                 )
-                even, odd = d4 - _B2 * d2, _A * (d3 - _B2 * d1)
-                far, near = d4 - _A2 * d2, _B * (d3 - _A2 * d1)
+                v0, v1, v2, v3, v4, v5 = _line_to_points(d0, d1, d2, d3, d4, d5)
                 row, channel = 6 * i * block + t, np.uint64(first) + k
-                values[row, channel] = _PRODUCT * d0 - _SUM * d2 + d4
-                values[row + block, channel] = even + odd
-                values[row + 2 * block, channel] = even - odd
-                values[row + 3 * block, channel] = far + near
-                values[row + 4 * block, channel] = far - near
-                values[row + 5 * block, channel] = _PRODUCT * d1 - _SUM * d3 + d5
+                values[row, channel], values[row + block, channel] = v0, v1
+                values[row + 2 * block, channel], values[row + 3 * block, channel] = v2, v3
+                values[row + 4 * block, channel], values[row + 5 * block, channel] = v4, v5
 
 
 @njit(cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
@@ -233,12 +243,9 @@ def _from_points(sums, t, block, side, bias, slope, out, item, top, left):
                 at = at0 + np.uint64(j) * step + k
                 m0, m1, m2 = sums[at], sums[at + row], sums[at + np.uint64(2) * row]
                 m3, m4, m5 = sums[at + np.uint64(3) * row], sums[at + np.uint64(4) * row], sums[at + np.uint64(5) * row]
-                one, two, alone, double = m1 + m2, m3 + m4, m1 - m2, m3 - m4
                 to = np.uint64(j * PART) + k
-                part[to] = m0 + one + two
-                part[to + _I1] = _A * alone + _B * double
-                part[to + _I2] = _A2 * one + _B2 * two
-                part[to + _I3] = _A3 * alone + _B3 * double + m5
+                y0, y1, y2, y3 = _line_from_points(m0, m1, m2, m3, m4, m5)
+                part[to], part[to + _I1], part[to + _I2], part[to + _I3] = y0, y1, y2, y3
         for i in range(4):
             for k in range(m):
                 at, channel = np.uint64(6 * i * PART) + k, np.uint64(first) + k
@@ -248,12 +255,9 @@ def _from_points(sums, t, block, side, bias, slope, out, item, top, left):
                     part[at + _J4],
                     part[at + _J5],
                 )
-                one, two, alone, double = m1 + m2, m3 + m4, m1 - m2, m3 - m4
-                y0 = m0 + one + two + bias[channel]
-                y1 = _A * alone + _B * double + bias[channel]
-                y2 = _A2 * one + _B2 * two + bias[channel]
-                y3 = _A3 * alone + _B3 * double + m5 + bias[channel]
-                out[item, top + i, left, channel] = max(y0, slope * y0)
-                out[item, top + i, left + 1, channel] = max(y1, slope * y1)
-                out[item, top + i, left + 2, channel] = max(y2, slope * y2)
-                out[item, top + i, left + 3, channel] = max(y3, slope * y3)
+                y0, y1, y2, y3 = _line_from_points(m0, m1, m2, m3, m4, m5)
+                shift = bias[channel]
+                out[item, top + i, left, channel] = _bent(y0 + shift, slope)
+                out[item, top + i, left + 1, channel] = _bent(y1 + shift, slope)
+                out[item, top + i, left + 2, channel] = _bent(y2 + shift, slope)
+                out[item, top + i, left + 3, channel] = _bent(y3 + shift, slope)

@@ -15,12 +15,11 @@ from numba import njit, prange
 from torch import Tensor
 
 from vision3d.matching.winograd import TILE
-from vision3d.sparse.microkernels import ROWS, VECTORS, add_rows_1, add_rows_2, add_rows_4, lanes
+from vision3d.sparse.microkernels import ROWS, add_rows, lanes, vectors_at_once
 from vision3d.sparse.threads import use_torch_threads
 
 TILES = 6  # at once: 96 px, a multiple of ROWS
 _ROWS = ROWS
-_VECTORS = VECTORS
 _NEAR, _FAR = np.float32(0.75), np.float32(0.25)
 
 
@@ -41,7 +40,7 @@ def double_and_add(
         raise ValueError(f"needed are maps [b h w d], [b 2h 2w c], d in {lanes(4)}s, 2h and 2w in 4s; got {shapes}")
     use_torch_threads()
     out = np.zeros((b * height * width + 1, d), np.float32)  # the last row takes what is no pixel's
-    vectors = next(v for v in (VECTORS, 2, 1) if d // lanes(4) % v == 0)
+    vectors = vectors_at_once(d, 4)
     _double(
         coarse.numpy(),
         fine.reshape(-1, c).numpy(),
@@ -80,9 +79,4 @@ def _double(coarse, fine, weight, tiles, vectors, span, out):  # pragma: no cove
         for at in range(0, d, span):
             for first in range(0, count, _ROWS):
                 rows = min(_ROWS, count - first)
-                if vectors == _VECTORS:
-                    add_rows_4(fine, weight, at, flat, at, places, places, first, rows, 0, spare, c, d)
-                elif vectors == 2:
-                    add_rows_2(fine, weight, at, flat, at, places, places, first, rows, 0, spare, c, d)
-                else:
-                    add_rows_1(fine, weight, at, flat, at, places, places, first, rows, 0, spare, c, d)
+                add_rows(vectors, fine, weight, at, flat, at, places, places, first, rows, 0, spare, c, d)

@@ -106,7 +106,6 @@ def refine(
     config: EfficientLoFTRConfig,
 ) -> tuple[Float[Tensor, "m 2"], Float[Tensor, "m 2"]]:
     """px of both photos (0.5 is the centre of the first pixel) of each pair of cells; `grids`: cells per row."""
-    points0, points1 = half0.new_empty(len(pairs), 2), half0.new_empty(len(pairs), 2)
     plain = half0.device.type == "cpu" and half0.dtype == torch.float32 and not torch.is_grad_enabled()
     if plain:
         halves = (half0.permute(0, 2, 3, 1).contiguous(), half1.permute(0, 2, 3, 1).contiguous())
@@ -115,9 +114,9 @@ def refine(
         pixel0, pixel1, move = match_windows_in_cache(
             *halves, pairs.item, cells, grids, limits, extra, centre, temperature
         )
-        points0[:] = place(pairs.cells0, pixel0, grids[0], config.fine_origin)
-        points1[:] = place(pairs.cells1, pixel1, grids[1], config.fine_origin) + move
-        return points0, points1
+        origin = config.fine_origin
+        return place(cells[0], pixel0, grids[0], origin), place(cells[1], pixel1, grids[1], origin) + move
+    points0, points1 = half0.new_empty(len(pairs), 2), half0.new_empty(len(pairs), 2)
     for start in range(0, len(pairs), BLOCK):
         part = slice(start, start + BLOCK)
         item, cells0, cells1 = pairs.item[part], pairs.cells0[part], pairs.cells1[part]

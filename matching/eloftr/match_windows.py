@@ -15,7 +15,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from vision3d.core.fast_exp import fast_exp2
-from vision3d.sparse.microkernels import ROWS, VECTORS, add_rows_4, lanes, take_ticket
+from vision3d.sparse.microkernels import ROWS, VECTORS, add_rows, lanes, take_ticket
 from vision3d.sparse.threads import use_torch_threads
 
 WINDOW = 8  # px a side of a window in photo 0; one px more on each side in photo 1
@@ -110,7 +110,7 @@ def _match(
             for at in range(0, columns, span):
                 for first in range(0, PIXELS, _ROWS):
                     count = min(_ROWS, PIXELS - first)
-                    add_rows_4(a, weights, at, flat, at, places, places, first, count, 0, PIXELS, depth, columns)
+                    add_rows(VECTORS, a, weights, at, flat, at, places, places, first, count, 0, PIXELS, depth, columns)
             best = _best_pair(total, scale)
             pixel0[n], pixel1[n] = best // PIXELS, best % PIXELS
             _subpixel(q[pixel0[n]], k, pixel1[n], centre, division, move[n])

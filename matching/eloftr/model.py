@@ -94,7 +94,9 @@ class EfficientLoFTR(nn.Module):
         canvas1, extents1 = _canvas(grey1, sizes1, "1", self._dtype)
         if len(canvas0) != len(canvas1):
             raise ValueError(f"as many photos 0 as photos 1 are needed, got {len(canvas0)} and {len(canvas1)}")
-        if canvas0.shape == canvas1.shape and torch.is_grad_enabled():
+        # In training both are normalised together; on a CPU one photo's maps at a time fit better into the cache.
+        together = self.training or canvas0.device.type != "cpu"
+        if together and canvas0.shape == canvas1.shape:
             both = Extents(torch.cat([extents0.sizes, extents1.sizes]), extents0.canvas)
             halves, quarters, cells = (m.chunk(2) for m in self.backbone(torch.cat([canvas0, canvas1]), both))
         else:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import llvmlite.binding  # type: ignore[import-untyped, unused-ignore]
 from llvmlite import ir  # type: ignore[import-untyped, unused-ignore]
 from numba import types
 from numba.core.datamodel import models
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, register_model
 
-LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
+from vision3d.sparse.microkernels import lanes
+
+LANES = max(lanes(4), 8)
 """Numbers in a register of AVX-512 or AVX2; elsewhere two registers stand for one."""
 
 _FLAGS = ("contract", "nsz", "arcp")  # not reassoc: x - number becomes a scalar sum, then shuffled

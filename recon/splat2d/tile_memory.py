@@ -1,8 +1,8 @@
 """A tile's working memory: planes of 16 x 16 numbers in one array, and what a surfel is inside a tile.
 
-A row of a tile is taken in strips of LANES pixels. Everything that varies over a tile is q + r.(dx, dy): per row one
-number Planes lie 272 numbers apart: at multiples of 4096 bytes the processor
-takes loads for dependent on stores.
+A row of a tile is taken in strips of LANES pixels. Everything that varies over a tile is q + r.(dx, dy): five numbers
+per column and five per row replace the arithmetic per pixel. Planes lie 272 numbers apart: at multiples of 4096 bytes
+the processor takes loads for dependent on stores.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def run_semantic(config: MatchConfig) -> int:
     if config.weights is not None:
         raise UsageError("semantic matchers are told their files by name, semantic:NAME:SOURCE; leave out --weights")
     name = config.matcher.removeprefix(PREFIX)
-    if name.startswith("asic"):
+    if name.partition(",")[0].partition(":")[0] in ("asic", "asic-canonical"):
         raise UsageError("ASIC aligns collections, not two pictures: `vision3d align DIR` takes a folder of them")
     matcher = make_semantic_matcher(name)
     size = matcher.max_size if config.max_size is None else config.max_size

@@ -17,19 +17,16 @@ from vision3d.sparse.kernel_map import KernelMap
 from vision3d.sparse.microkernels import (
     HAS_BFLOAT16,
     ROWS,
-    VECTORS,
-    add_rows_1,
-    add_rows_2,
-    add_rows_4,
+    add_rows,
     lanes,
     stored_as,
     take_ticket,
+    vectors_at_once,
 )
 from vision3d.sparse.threads import use_torch_threads
 
 TILE_NUMBERS = 1 << 15  # sums of a tile: 128 KiB of float32, a share of the second-level cache
 _ROWS = ROWS
-_VECTORS = VECTORS
 
 
 def convolve(
@@ -45,7 +42,7 @@ def convolve(
     width = lanes(sum_type.itemsize)
     channels = weight.shape[2]
     columns = -(-channels // width) * width
-    vectors = next(v for v in (VECTORS, 2, 1) if columns // width % v == 0)
+    vectors = vectors_at_once(columns, sum_type.itemsize)
     features, weight = features.detach().contiguous(), weight.detach()
     if columns > channels:
         weight = torch.nn.functional.pad(weight, (0, columns - channels))
@@ -153,18 +150,22 @@ def _convolve(
                     block_at = k * block + column
                     while at < last:
                         count = min(_ROWS, last - at)
-                        if vectors == _VECTORS:
-                            add_rows_4(
-                                x, w, block_at, sums, column, in_rows, out_rows, at, count, base, tile, depth, columns
-                            )
-                        elif vectors == 2:
-                            add_rows_2(
-                                x, w, block_at, sums, column, in_rows, out_rows, at, count, base, tile, depth, columns
-                            )
-                        else:
-                            add_rows_1(
-                                x, w, block_at, sums, column, in_rows, out_rows, at, count, base, tile, depth, columns
-                            )
+                        add_rows(
+                            vectors,
+                            x,
+                            w,
+                            block_at,
+                            sums,
+                            column,
+                            in_rows,
+                            out_rows,
+                            at,
+                            count,
+                            base,
+                            tile,
+                            depth,
+                            columns,
+                        )
                         at += _ROWS
             if relu:
                 for i in range(rows * columns):

@@ -24,6 +24,7 @@ from vision3d.sparse.microkernels import (
     copy_row,
     lanes,
     take_ticket,
+    vectors_at_once,
 )
 from vision3d.sparse.threads import use_torch_threads
 
@@ -43,7 +44,7 @@ def correlate(
     width = lanes(np.dtype(sum_type).itemsize)
     rows = -(-features.shape[1] // ROWS) * ROWS
     columns = -(-gradient.shape[1] // width) * width
-    vectors = next(v for v in (VECTORS, 2, 1) if columns // width % v == 0)
+    vectors = vectors_at_once(columns, np.dtype(sum_type).itemsize)
     segments = _segments(rulebook.starts)
     threads = use_torch_threads()
     partial = np.zeros((len(segments), rows, columns), sum_type)

@@ -8,11 +8,11 @@ rows are read where they lie and added where they belong: gathering and scatteri
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, no_type_check
 
 import llvmlite.binding  # type: ignore[import-untyped, unused-ignore]
 from llvmlite import ir  # type: ignore[import-untyped, unused-ignore]
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -46,6 +46,11 @@ class _BFloat(ir.Type):  # type: ignore[misc, unused-ignore]
 def lanes(itemsize: int) -> int:
     """Numbers of so many bytes in a vector."""
     return VECTOR_BYTES // itemsize
+
+
+def vectors_at_once(columns: int, itemsize: int) -> int:
+    """How many vectors of columns a block takes, so that blocks fill `columns`, a multiple of a vector's numbers."""
+    return next(v for v in (VECTORS, 2, 1) if columns // lanes(itemsize) % v == 0)
 
 
 def _data(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
@@ -290,5 +295,25 @@ def copy_row(typing_context: Any, source: Any, row: Any, target: Any, at: Any, c
     return types.void(source, integer, target, integer, integer), build
 
 
-add_rows_1, add_rows_2, add_rows_4 = _add_rows(1), _add_rows(2), _add_rows(VECTORS)
+_add_rows_1, _add_rows_2, _add_rows_most = _add_rows(1), _add_rows(2), _add_rows(VECTORS)
 add_outer_1, add_outer_2, add_outer_4 = _add_outer(1), _add_outer(2), _add_outer(VECTORS)
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def add_rows(
+    vectors, features, weight, weight_at, sums, sums_at, in_rows, out_rows, first, count, base, spare, depth, columns
+):  # pragma: no cover (compiled)
+    """Rows of features times a block of weights, `vectors` vectors wide, added to rows of sums: see `_add_rows`."""
+    if vectors == VECTORS:
+        _add_rows_most(
+            features, weight, weight_at, sums, sums_at, in_rows, out_rows, first, count, base, spare, depth, columns
+        )
+    elif vectors == 2:
+        _add_rows_2(
+            features, weight, weight_at, sums, sums_at, in_rows, out_rows, first, count, base, spare, depth, columns
+        )
+    else:
+        _add_rows_1(
+            features, weight, weight_at, sums, sums_at, in_rows, out_rows, first, count, base, spare, depth, columns
+        )

@@ -56,8 +56,8 @@ def write_mini_spair(out: str | Path, config: MiniSpairConfig, progress: Progres
     """Writes the folder as a whole and returns the number of pairs per split.
 
     Raises:
-        UsageError: the folder exists and is not empty, there are no catalogues, or a category is unknown.
-            Vision3DError: it cannot be written.
+        UsageError: the folder exists and is not empty, there are no catalogues, a category is unknown, or no pair comes
+            of the settings. Vision3DError: it cannot be written.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -102,7 +102,7 @@ def _best_by_similarity(rows0: Tensor, rows1: Tensor) -> Nearest:
 def _best_of_few(rows0: Tensor, rows1: Tensor, threshold: float) -> Nearest:
     """As `_best_by_confidence` where the confidence exceeds the threshold; elsewhere the confidence is zero."""
     if rows0.device.type == "cpu":
-        row, column, confidence = likely_pairs(rows0, rows1, threshold, max(1, BLOCK // max(1, len(rows1))))
+        row, column, confidence = likely_pairs(rows0, rows1, threshold)
     else:
         row, column, confidence = _likely_pairs(rows0, rows1, threshold)
     best, top = _best_in_group(row, column, confidence, len(rows0))

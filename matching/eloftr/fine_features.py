@@ -12,7 +12,7 @@ from vision3d.matching.eloftr.config import EfficientLoFTRConfig
 from vision3d.matching.eloftr.doubling import double_and_add
 from vision3d.matching.eloftr.fast_conv import FastConv
 from vision3d.matching.eloftr.valid import Extents
-from vision3d.matching.winograd import TILE, all_tiles, tiles_of, with_neighbours
+from vision3d.matching.winograd import TILE, all_tiles, with_neighbours
 from vision3d.sparse.microkernels import lanes
 
 SLOPE = 0.01
@@ -81,8 +81,17 @@ def _add_doubled(
 
 def _near(mask: Bool[Tensor, "b h w"], scale: int, reach: int) -> Int[Tensor, "n 3"]:
     """Tiles of a map `scale` times as fine as the cells' that hold pixels within `reach` px of a wanted cell."""
-    pixels = mask.float()[:, None].repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    return tiles_of(F.max_pool2d(pixels, 2 * reach + 1, 1, reach)[:, 0] > 0)
+    b, height, width = (side * scale for side in mask.shape)
+    item, row, column = mask.nonzero().T
+    tops, lefts = ((scale * at - reach).clamp(min=0) // TILE for at in (row, column))
+    bottoms = (scale * row + scale - 1 + reach).clamp(max=height - 1) // TILE
+    rights = (scale * column + scale - 1 + reach).clamp(max=width - 1) // TILE
+    grid = mask.new_zeros(b // scale, height // TILE, width // TILE)
+    most = (scale + 2 * reach - 2) // TILE + 2  # tiles that so many pixels lie in, at most
+    for i in range(most):
+        for j in range(most):
+            grid[item, (tops + i).clamp(max=bottoms), (lefts + j).clamp(max=rights)] = True
+    return grid.nonzero()
 
 
 class FineFeatures(nn.Module):

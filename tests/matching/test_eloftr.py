@@ -16,6 +16,7 @@ from torch import Tensor
 from vision3d.core import Image
 from vision3d.errors import UsageError, Vision3DError
 from vision3d.matching.eloftr import EfficientLoFTR, EfficientLoFTRConfig, cell_update, precision
+from vision3d.matching.eloftr import likely_pairs as likely_pairs_module
 from vision3d.matching.eloftr.checkpoint import build_eloftr
 from vision3d.matching.eloftr.coarse import _likely_pairs, confidence_matrix, match_cells
 from vision3d.matching.eloftr.doubling import double_and_add
@@ -176,24 +177,44 @@ def test_cells_match_as_in_the_whole_matrix(monkeypatch: pytest.MonkeyPatch, thr
 
 
 @pytest.mark.parametrize("scale", [1.0, 6.0])  # with the larger one, columns fall far below the greatest similarity
-def test_likely_pairs_equal_their_twin(scale: float) -> None:
+@pytest.mark.parametrize("held", [1 << 20, 1])  # column sums at once: all chunks, or eight and eight
+def test_likely_pairs_equal_their_twin(scale: float, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likely_pairs_module, "SUMS", held)
+    n, m = 9 * likely_pairs_module.CHUNK + 7, 1003  # neither fills its chunks or vectors
     generator = torch.Generator().manual_seed(4)
-    rows1 = torch.randn(90, 32, generator=generator) * scale
-    rows0 = rows1[torch.randperm(90, generator=generator)[:70]] + 0.3 * torch.randn(70, 32, generator=generator)
-    rows1[:30] *= 0.1  # matched, but far less alike than others
+    rows1 = torch.randn(m, 32, generator=generator) * scale
+    rows0 = rows1[torch.randperm(m, generator=generator)[:n]] + 0.3 * torch.randn(n, 32, generator=generator)
+    rows1[:300] *= 0.1  # matched, but far less alike than others
     rows0 *= 0.3
     logits = rows0.double() @ rows1.double().T
     row, column = (logits.softmax(1) > 0.05).nonzero().T
     exact = (logits.softmax(1) * logits.softmax(0))[row, column]
     twin = _likely_pairs(rows0, rows1, 0.05)
     rounding = 2e-5 + 5e-7 * float(logits.abs().max())  # float32 logits go through an exponential
-    for size in (1, 17, 70):
-        found = likely_pairs(rows0, rows1, 0.05, size)
-        assert torch.equal(found[0], row) and torch.equal(found[1], column)
-        torch.testing.assert_close(found[2].double(), exact, rtol=rounding, atol=1e-12)
-        torch.testing.assert_close(found[2], twin[2], rtol=rounding, atol=1e-12)
+    found = likely_pairs(rows0, rows1, 0.05)
+    assert torch.equal(found[0], row) and torch.equal(found[1], column)
+    torch.testing.assert_close(found[2].double(), exact, rtol=rounding, atol=1e-12)
+    torch.testing.assert_close(found[2], twin[2], rtol=rounding, atol=1e-12)
     lost = torch.exp(logits.amax(0) - logits.amax()).sort().values
-    assert len(row) > 60 and (float(lost[0]) < TINY) == (scale > 1)
+    assert len(row) > 800 and (float(lost[0]) < TINY) == (scale > 1)
+
+
+def test_likely_pairs_do_not_depend_on_threads() -> None:
+    rows = torch.randn(500, 16, generator=torch.Generator().manual_seed(7))
+    several = likely_pairs(rows, rows, 0.1)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = likely_pairs(rows, rows, 0.1)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(alone[0]) > 400 and all(torch.equal(a, b) for a, b in zip(several, alone, strict=True))
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 5), (5, 0), (1, 1)])
+def test_likely_pairs_of_next_to_nothing(n: int, m: int) -> None:
+    row, column, confidence = likely_pairs(torch.ones(n, 4), torch.ones(m, 4), 0.2)
+    assert row.tolist() == column.tolist() == [0] * min(n, m) and np.allclose(confidence, 1)
 
 
 def test_a_doubled_map_is_added_as_by_interpolation() -> None:

@@ -14,7 +14,7 @@ from training_toys import ToyConfig, ToySample, ToyTask, seeded
 from vision3d.cli import main as cli
 from vision3d.data.collate import Batch
 from vision3d.errors import UsageError, Vision3DError
-from vision3d.train import tasks
+from vision3d.train import processes, tasks
 from vision3d.train.config import OptimiserConfig, ScheduleConfig, TrainConfig
 from vision3d.train.devices import to_device
 from vision3d.train.folder import open_folder, read_metadata
@@ -198,16 +198,36 @@ def test_log_rows_are_means(tmp_path: Path) -> None:
     assert some == pytest.approx([sum(each[:4]) / 4, sum(each[4:]) / 2], rel=1e-6)
 
 
-def test_half_precision_trains(tmp_path: Path) -> None:
+def test_half_precision_trains_where_the_processor_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[torch.dtype] = set()
+
     class Looks(ToyTask):
         def losses(self, batch: Batch[ToySample]) -> dict[str, Tensor]:
-            assert batch.point.dtype == torch.float32 and self.model[0](batch.point).dtype == torch.bfloat16
+            assert batch.point.dtype == torch.float32
+            seen.add(self.model[0](batch.point).dtype)
             return super().losses(batch)
 
-    torch.manual_seed(0)
-    task = Looks(PLAIN)
-    result = train(task, replace(SHORT, precision="bf16-mixed"), tmp_path / "out")
-    assert result.step == 6 and task.model[0].weight.dtype == torch.float32
+    half = replace(SHORT, precision="bf16-mixed")
+    for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(processes, "HAS_BFLOAT16", has)
+        seen.clear()
+        lines: list[str] = []
+        torch.manual_seed(0)
+        task = Looks(PLAIN)
+        result = train(task, half, tmp_path / str(has), report=lambda line, _, to=lines: to.append(line))
+        assert result.step == 6 and task.model[0].weight.dtype == torch.float32 and seen == {dtype}
+        assert sum("32 bit" in line for line in lines) == (0 if has else 1)
+    plain = seeded(PLAIN)
+    train(plain, SHORT, tmp_path / "plain")
+    assert torch.equal(plain.model[0].weight, task.model[0].weight)
+
+
+def test_half_precision_goes_on_on_another_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = replace(SHORT, precision="bf16-mixed")
+    monkeypatch.setattr(processes, "HAS_BFLOAT16", False)
+    assert train(seeded(PLAIN), half, tmp_path / "out", max_time=0).step == 1
+    monkeypatch.setattr(processes, "HAS_BFLOAT16", True)
+    assert train(seeded(PLAIN), half, tmp_path / "out").step == 6
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_samples(tmp_path: Path) -> None:

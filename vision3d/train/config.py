@@ -78,6 +78,7 @@ class TrainConfig:
     ema: float | None = None
     """decay of the moving average of the weights that is validated and saved, e.g. 0.999; null for none"""
     precision: Literal["32", "bf16-mixed"] = "32"
+    """bf16-mixed: 32 bit all the same on a CPU that would emulate bfloat16"""
     seed: int = 0
     validate_every: int | None = 1000
     """steps between validations (one more at the end); null: only at the end"""

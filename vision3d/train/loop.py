@@ -28,7 +28,7 @@ from vision3d.train.devices import to_device
 from vision3d.train.folder import TrainFolder, open_folder, write_config, write_versions, write_weights
 from vision3d.train.optimisation import AveragedWeights, make_optimiser, set_rates
 from vision3d.train.order import Order, Unreadable, batch_loader
-from vision3d.train.processes import launch
+from vision3d.train.processes import emulates_bfloat16, launch
 from vision3d.train.stopping import Ended, Stop, watch_for_stop
 from vision3d.train.table import append_row, cut_back
 from vision3d.train.task import Task
@@ -158,6 +158,8 @@ class _Run:
         """Trains to the end or to a stop; whatever the reason, the checkpoint is the latest step."""
         config, saved = self.config, self.at.step
         ended: Ended = "done"
+        if config.precision == "bf16-mixed" and emulates_bfloat16(self.fabric.device.type):
+            self.report("precision bf16-mixed: this CPU has no bfloat16 products, so it trains in 32 bit, faster", True)
         if self.at.step:
             self.report(f"goes on after step {self.at.step} of {self.steps}", True)
         loader = batch_loader(self.task, self.order, config, self.at.step, self.steps, self.fabric.global_rank)

@@ -305,6 +305,26 @@ def test_broken_results(tmp_path, capsys, result, message) -> None:
     assert "000001.txt:2" in capsys.readouterr().err
 
 
+def test_boxes_that_match_nothing_are_counted(tmp_path, capsys) -> None:
+    none = {"size": (-1, -1, -1), "at": (-1000, -1000, -1000)}
+    truth = ["DontCare -1 -1 -10 1 2 3 4 -1 -1 -1 -1000 -1000 -1000 -10", _line("Car"), _line("Car", **none)]
+    turned = _line("Car", (200, 100, 100, 180), 0.7)
+    flat = [_line("Van", score=0.9), "", _line("Car", score=0.9, size=(1.5, 0, 4)), turned]
+    args = ["evaluate", "kitti-object", "--gt", str(tmp_path / "label_2"), "--results", str(tmp_path / "results")]
+    _score(tmp_path, [(truth, [_line("Car", score=0.9)]), (truth, flat)])
+    assert main(args) == 0
+    output = capsys.readouterr()
+    assert "2 lines have a 3D size that is not positive or an inverted 2D box" in output.err
+    assert f"{tmp_path / 'results' / '000001.txt'}:3" in output.err and "inverted" not in output.out
+    _score(tmp_path, [([_line("Car"), _line("Car", size=(0, 1, 1))], [])])
+    assert main([*args, "--json"]) == 0
+    assert f"the first is {tmp_path / 'label_2' / '000000.txt'}:2" in capsys.readouterr().err
+    for name in ("000000.txt", "000001.txt"):
+        (tmp_path / "results" / name).write_text(_line("Car", score=0.9, **none))
+    (tmp_path / "label_2" / "000000.txt").write_text("\n".join(truth))
+    assert main(args) == 0 and "inverted" not in capsys.readouterr().err
+
+
 def test_folders_that_lack_something(tmp_path) -> None:
     fine = ([_line("Car")], [_line("Car", score=0.9)])
     _score(tmp_path, [fine])

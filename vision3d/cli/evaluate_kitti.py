@@ -30,7 +30,8 @@ def run_kitti_object(config: EvaluateKittiObjectConfig) -> int:
     """Scores the results and prints the benchmark's tables."""
     import time
 
-    from vision3d.eval.kitti_object import evaluate_kitti_object
+    from vision3d.eval.kitti_frames import broken_boxes, read_frames
+    from vision3d.eval.kitti_object import score_frames
     from vision3d.eval.kitti_plots import write_plots
     from vision3d.eval.kitti_report import parse_overlaps, score_tables
     from vision3d.eval.tables import print_tables
@@ -38,7 +39,8 @@ def run_kitti_object(config: EvaluateKittiObjectConfig) -> int:
 
     overlaps = parse_overlaps(config.overlaps)
     start = time.perf_counter()
-    scores = evaluate_kitti_object(config.gt, config.results, overlaps)
+    frames = read_frames(config.gt, config.results, tuple(overlaps))
+    scores = score_frames(frames, overlaps)
     print(f"{scores.frames} frames scored in {time.perf_counter() - start:.2f} s", file=sys.stderr)
     if config.plots is not None:
         paths = write_plots(config.plots, scores)
@@ -49,4 +51,11 @@ def run_kitti_object(config: EvaluateKittiObjectConfig) -> int:
         print(json.dumps(scores.json(), indent=1))
     else:
         print_tables(score_tables(scores))
+    broken, first = broken_boxes(frames)
+    if broken:
+        print(
+            f"vision3d: {broken} {'line has' if broken == 1 else 'lines have'} a 3D size that is not positive or an "
+            f"inverted 2D box, mostly misses by the official rules; the first is {first}",
+            file=sys.stderr,
+        )
     return 0

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from vision3d.errors import UsageError
-from vision3d.io.kitti_labels import KITTI_TYPES, KittiObjects, read_labels, read_results
+from vision3d.io.ascii_file import read_ascii
+from vision3d.io.kitti_labels import DONT_CARE, KITTI_TYPES, KittiObjects, read_labels, read_results
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,12 @@ class FlatObjects:
 
 @dataclass(frozen=True, slots=True)
 class KittiFrames:
-    """What is scored: frame names, their ground truth and their results."""
+    """What is scored: frame names, their ground truth and their results; folders: of both, where they were read."""
 
     names: tuple[str, ...]
     truth: FlatObjects
     results: FlatObjects
+    folders: tuple[Path, Path] | None = None
 
 
 def read_frames(gt: str | Path, results: str | Path, classes: Collection[str] = ()) -> KittiFrames:
@@ -90,9 +92,26 @@ def read_frames(gt: str | Path, results: str | Path, classes: Collection[str] = 
     # Joined as text: thousands of Path objects would take as long as reading the files.
     truth = [read_labels(f"{labels}{os.sep}{name}", types) for name in found]
     scored = [read_results(f"{folder}{os.sep}{name}", types) for name in found]
-    return KittiFrames(
-        tuple(name.removesuffix(".txt") for name in found), FlatObjects.of(truth), FlatObjects.of(scored)
-    )
+    names = tuple(name.removesuffix(".txt") for name in found)
+    return KittiFrames(names, FlatObjects.of(truth), FlatObjects.of(scored), (labels, folder))
+
+
+def broken_boxes(frames: KittiFrames) -> tuple[int, str]:
+    """How many objects that were read have a 3D size that is not positive or an inverted 2D box, and FILE:LINE of the
+    first. Neither DontCare is meant nor objects that say by their location, -1000, that they have no 3D box."""
+    count, first = 0, ""
+    for folder, flat in zip(frames.folders or (), (frames.truth, frames.results), strict=False):
+        box, size = flat.objects.boxes_2d, flat.objects.dimensions
+        solid = (flat.objects.locations != -1000).any(1)
+        wrong = (solid & (size <= 0).any(1)) | (box[:, 2] < box[:, 0]) | (box[:, 3] < box[:, 1])
+        rows = np.flatnonzero(wrong & (flat.types != DONT_CARE.lower()))
+        count += len(rows)
+        if len(rows) and not first:
+            frame = int(np.searchsorted(flat.starts, rows[0], side="right")) - 1
+            file = folder / f"{frames.names[frame]}.txt"
+            lines = [n for n, line in enumerate(read_ascii(file).splitlines(), 1) if line.strip()]
+            first = f"{file}:{lines[rows[0] - flat.starts[frame]]}"
+    return count, first
 
 
 def _label_folder(path: Path) -> Path:

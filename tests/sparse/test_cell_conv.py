@@ -1,11 +1,14 @@
 """Strided convolution onto the cells that hold an input, against loops and the regular one."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vision3d.core import SparseTensor
-from vision3d.sparse import CellConv, InverseConv, SparseConv
+from vision3d.sparse import CellConv, InverseConv, SparseConv, to_dense
 
 
 def tensor(dimensions: int, count: int, shape: int, channels: int = 2) -> SparseTensor:
@@ -48,6 +51,33 @@ def test_inverse_goes_back_along_the_same_pairs() -> None:
     assert back.sites is x.sites
 
 
-def test_even_kernels_have_no_middle() -> None:
-    with pytest.raises(ValueError, match="odd"):
-        CellConv(3, 1, 1, 2, 2)
+@pytest.mark.parametrize(("kernel", "stride", "shape"), [(2, 2, 8), (2, 2, 7), (4, 2, 7), ((2, 3, 4), (2, 2, 3), 8)])
+def test_even_kernels_begin_at_their_cell_as_dense_ones_do(kernel: Any, stride: Any, shape: int) -> None:
+    x = tensor(3, 60, shape)
+    x.features.requires_grad_()
+    layer = CellConv(3, 2, 4, kernel, stride).double()
+    out = layer(x)
+    # Behind the last site there is room for the last cell's kernel; before the first for half of an odd one.
+    pads = [v for k in reversed(layer.window.kernel_size) for v in (k // 2 if k % 2 else 0, k)]
+    weight = layer.weight.permute(4, 3, 0, 1, 2)
+    dense = F.conv3d(F.pad(to_dense(x), pads), weight, layer.bias, stride=layer.window.stride)
+    batch, *at = out.indices.long().T
+    wanted = dense[batch, :, at[0], at[1], at[2]]
+    torch.testing.assert_close(out.features, wanted)
+    weights = torch.rand_like(wanted)
+    inputs = (x.features, layer.weight, layer.bias)
+    for ours, theirs in zip(
+        torch.autograd.grad((out.features * weights).sum(), inputs),
+        torch.autograd.grad((wanted * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_even_kernels_go_back_too() -> None:
+    x = tensor(3, 50, 7)
+    down, up = CellConv(3, 2, 2, 2, 2, bias=False).double(), InverseConv(3, 2, 2, 2, 2, bias=False).double()
+    with torch.no_grad():
+        up.weight.copy_(down.weight.transpose(-1, -2))
+    coarse = down(x)
+    torch.testing.assert_close((coarse.features**2).sum(), (x.features * up(coarse, onto=x).features).sum())

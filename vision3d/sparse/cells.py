@@ -5,6 +5,8 @@ C. Choy et al., "4D Spatio-Temporal ConvNets", CVPR 2019, section 3.2: output co
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from vision3d.core.sparse_tensor import Sites
@@ -16,10 +18,11 @@ from vision3d.sparse.window import PerDimension, Window
 
 
 class CellConv(ConvolutionLayer):
-    """Kernel centred on the first site of each cell of stride^D sites; outputs are the cells with an input.
+    """Cells of stride^D sites; outputs are those that hold an input. `SparseConv` also gives the cells around them.
 
-    `SparseConv` also gives the cells around them. An odd kernel of size k sees sites u * stride - k // 2 to + k // 2.
-    `InverseConv` with the same window (padding kernel_size // 2) leads back. ValueError for even kernel sizes.
+    An odd kernel of size k is centred on a cell's first site, u * stride, and sees k // 2 sites on either side; an even
+    one begins there, as MinkowskiEngine's does: with size = stride it sees just the cell. `InverseConv` with the same
+    window (padding k // 2 for odd sizes, 0 for even ones) leads back.
     """
 
     def __init__(
@@ -31,7 +34,7 @@ class CellConv(ConvolutionLayer):
         stride: PerDimension,
         bias: bool = True,
     ) -> None:
-        window = centred_window(dimensions, kernel_size, stride)
+        window = cell_window(dimensions, kernel_size, stride)
         super().__init__(window, in_channels, out_channels, bias)
 
     def find(self, sites: Sites) -> tuple[Sites, KernelMap]:
@@ -45,12 +48,10 @@ class CellConv(ConvolutionLayer):
         return coarse, rulebook
 
 
-def centred_window(dimensions: int, kernel_size: PerDimension, stride: PerDimension) -> Window:
-    """The window whose middle element lies on the output's site times the stride."""
+def cell_window(dimensions: int, kernel_size: PerDimension, stride: PerDimension) -> Window:
+    """The window whose middle element, or whose first one where the size is even, lies on the cell's first site."""
     window = Window.of(dimensions, kernel_size, stride)
-    if any(k % 2 == 0 for k in window.kernel_size):
-        raise ValueError(f"only odd kernels have a middle, got {window.kernel_size}")
-    return Window(window.kernel_size, window.stride, tuple(k // 2 for k in window.kernel_size), window.dilation)
+    return replace(window, padding=tuple(k // 2 if k % 2 else 0 for k in window.kernel_size))
 
 
 def _cells(sites: Sites, window: Window) -> Sites:

@@ -133,6 +133,17 @@ def test_wrong_use_and_broken_scans(frames: Path, capsys: pytest.CaptureFixture[
     assert _detect(frames) == 2
     assert "b.txt" in capsys.readouterr().err
 
+    one = "kitti/velodyne/a.bin"
+    for calib, code, expected in (
+        ("nowhere.txt", 2, f"there is no {frames / 'nowhere.txt'}; --calib: a calibration file of KITTI, or a folder"),
+        ("kitti/image_2", 2, f"there is no {frames / 'kitti/image_2/a.txt'}; --calib: a calibration file of KITTI"),
+        ("kitti/image_2/a.png", 1, "a.png is not a text file, as calibrations of KITTI are"),
+        ("empty.txt", 1, "empty.txt has no P0: a calibration file of KITTI has lines P0 to P3, R0_rect and Tr_velo"),
+    ):
+        (frames / "empty.txt").write_text("")
+        assert _detect(frames, "--calib", str(frames / calib), scan=one, out="calib") == code
+        assert expected in capsys.readouterr().err
+
     (frames / "kitti/velodyne/b.bin").write_bytes(b"123")
     assert _detect(frames, scan="kitti/velodyne") == 1
     captured = capsys.readouterr()

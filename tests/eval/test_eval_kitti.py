@@ -294,6 +294,7 @@ def test_overlaps_on_the_command_line() -> None:
         ("Car 0 0 0 1 2 3 inf 1 1 1 1 1 1 0 1", r"000001.txt:2: field 8 is inf"),
         ("Car 0 0 0 1 2 3 4m 1 1 1 1 1 1 0 1", r"000001.txt:2: '4m' is not a number"),
         ("Carr 0 0 0 1 2 3 4 1 1 1 1 1 1 0 1", r"000001.txt:2: .*'Carr' is unknown, did you mean 'Car'"),
+        ("Zebra 0 0 0 1 2 3 4 1 1 1 1 1 1 0 1", r"known: Car, Van, [^.]*DontCare\)$"),
     ],
 )
 def test_broken_results(tmp_path, capsys, result, message) -> None:

@@ -149,19 +149,25 @@ def _frames(config: DetectConfig) -> list[_Frame]:
                 f"{option} {path} is one file for {len(scans)} scans: give a folder of files named as they"
             )
     return [
-        _Frame(path.stem, path, _beside(image, path.stem, (".png", ".jpg")), _beside(calib, path.stem, (".txt",)))
+        _Frame(
+            path.stem,
+            path,
+            _beside("--image: a photo", image, path.stem, (".png", ".jpg")),
+            _beside("--calib: a calibration file of KITTI", calib, path.stem, (".txt",)),
+        )
         for path in scans
     ]
 
 
-def _beside(given: Path | None, name: str, endings: tuple[str, ...]) -> Path | None:
+def _beside(wanted: str, given: Path | None, name: str, endings: tuple[str, ...]) -> Path | None:
     """The file itself, or that of a folder which is called as the scan."""
     if given is None or given.is_file():
         return given
     for ending in endings:
         if (path := given / f"{name}{ending}").is_file():
             return path
-    raise UsageError(f"there is no {given / name}{endings[0]}")
+    missing = f"{given / name}{endings[0]}" if given.is_dir() else given
+    raise UsageError(f"there is no {missing}; {wanted}, or a folder of such files named as the scans")
 
 
 def _take_folder(config: DetectConfig, settings_file: Path) -> None:

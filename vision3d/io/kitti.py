@@ -95,7 +95,7 @@ def read_calibration(path: str | Path) -> KittiCalibration:
     """
     path = Path(path)
     rows: dict[str, list[str]] = {}
-    for line in read_ascii(path).splitlines():
+    for line in read_ascii(path, "a text file, as calibrations of KITTI are").splitlines():
         words = line.replace(":", " ", 1).split()
         if words:
             rows[words[0]] = words[1:]
@@ -276,7 +276,9 @@ def _double(boxes: Boxes3D) -> Boxes3D:
 def _matrix(path: Path, rows: dict[str, list[str]], names: tuple[str, ...], shape: tuple[int, int]) -> Tensor:
     name = next((name for name in names if name in rows), None)
     if name is None:
-        raise Vision3DError(f"{path}: the calibration has no {names[0]}")
+        raise Vision3DError(
+            f"{path} has no {names[0]}: a calibration file of KITTI has lines P0 to P3, R0_rect and Tr_velo_to_cam"
+        )
     try:
         matrix = torch.tensor([float(v) for v in rows[name]], dtype=torch.float64)
     except ValueError:

@@ -188,7 +188,11 @@ def _wrong_count(found: int, fields: int) -> str:
 
 def _unknown(name: str, types: Collection[str]) -> str:
     close = difflib.get_close_matches(name, types, n=1, cutoff=0.6)
-    hint = f", did you mean {close[0]!r}?" if close else f" (known: {', '.join(types)})"
+    hint = (
+        f", did you mean {close[0]!r}?"
+        if close
+        else f" (known: {', '.join({t.casefold(): t for t in types}.values())})"
+    )
     return f"the class {name!r} is unknown{hint}"
 
 

@@ -90,6 +90,8 @@ def test_match_draws_semantic_matches(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([*command, "--matcher", "semantic:efficientnet-lite0", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["matcher"] == "semantic:efficientnet-lite0" and summary["settings"]["stages"] == [6, 7]
+    assert "no evidence" in summary["note"]
+    assert summary["note"] == json.loads((out / "matches.json").read_text())["note"]
     assert 30 < summary["count"] <= summary["tried"]
     with np.load(out / "matches.npz") as data:
         assert len(data["points0"]) == summary["count"]
@@ -97,7 +99,8 @@ def test_match_draws_semantic_matches(tmp_path: Path, capsys: pytest.CaptureFixt
         assert np.linalg.norm(shift - np.median(shift, axis=0), axis=1).mean() < 12
     assert PIL.Image.open(out / "matches.png").size[0] == 408
     assert main([*command, "--matcher", "semantic:position"]) == 0  # the folder of an earlier match
-    assert "come back (semantic:position" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "come back (semantic:position" in printed and "no evidence that both show the same thing" in printed
     assert main([*command, "--matcher", "semantic:efficientnet-lite0,rule=mutual,flip,size=128", "--json"]) == 0
     chosen = json.loads(capsys.readouterr().out)["settings"]
     assert (chosen["rule"], chosen["flip"], chosen["size"], chosen["max_size"]) == ("mutual", True, 128, 128)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "semantic:"
 LINES = 80  # in the picture
+NO_EVIDENCE = "any two pictures get semantic matches: they are no evidence that both show the same thing"
 
 
 def run_semantic(config: MatchConfig) -> int:
@@ -51,6 +52,7 @@ def run_semantic(config: MatchConfig) -> int:
         "count": len(matches),
         "tried": tried,
         "kept": "grid points that come back to within a step of the grid; no geometry is asked",
+        "note": NO_EVIDENCE,
         "settings": {**matcher.settings, "max_size": size},
         "seconds": round(seconds, 3),
         "versions": versions(),
@@ -67,6 +69,7 @@ def run_semantic(config: MatchConfig) -> int:
         print(json.dumps(summary, ensure_ascii=False))
     else:
         print(f"{len(matches)} of {tried} grid points come back ({config.matcher}, {seconds:.1f} s)")
+        print(f"  {NO_EVIDENCE}")
         for name in FILES:
             print(f"  {config.out / name}")
     if not len(matches):

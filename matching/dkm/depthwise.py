@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vision3d.sparse.threads import use_torch_threads
 
-STRIP_PX = 1024
+STRIP = 1 << 21  # numbers at once: 8 MiB, so that each product is long enough for its threads
 
 
 def depthwise_block(
@@ -30,7 +30,7 @@ def depthwise_block(
     """out = relu(depthwise(x) + shift) @ mix + bias; contiguous float32 on the CPU, x must not be out."""
     use_torch_threads()
     height, width, channels = x.shape
-    rows = max(1, STRIP_PX // width)
+    rows = max(1, STRIP // (width * channels))
     strip = torch.empty(rows * width, channels)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)

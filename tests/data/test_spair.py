@@ -82,6 +82,9 @@ def test_a_picture_has_all_its_keypoints(tmp_path: Path) -> None:
         ({"trg_bndbox": [10, 10, 10, 20]}, "is empty"),
         ({"trg_bndbox": [60, 10, 90, 20]}, "lies outside the image of 50x80"),
         ({"src_kps": [[float("nan"), 1], [2, 2]]}, "not finite"),
+        ({"src_kps": [[10, 12], [300, 20]]}, r"\[300, 20\] lies far outside the image of 60x40 px: correct the file"),
+        ({"trg_kps": [[11, -9], [31, 50]]}, r"\[11, -9\] lies far outside the image of 50x80 px"),
+        ({"category": "unicorn"}, "the category is 'unicorn', but the pair's name says 'cat': correct the file"),
         ({"mirror": 1}, "mirrored"),
         ({"occlusion": None}, "a field is wrong"),
     ],
@@ -91,6 +94,15 @@ def test_wrong_annotations_are_named(tmp_path: Path, changes: dict, words: str) 
     with pytest.raises(Vision3DError, match=words) as caught:
         read_spair(tmp_path)
     assert "1-a-b:cat.json" in str(caught.value)
+
+
+def test_keypoints_may_stick_out_a_little(tmp_path: Path) -> None:
+    found = read_spair(write(tmp_path, {"1-a-b:cat": annotation(src_kps=[[-2, 12], [63, 20]])}))
+    assert found.pairs[0].points0.tolist() == [[-1.5, 12.5], [63.5, 20.5]]
+    file = tmp_path / "ImageAnnotation/cat/a.json"
+    file.write_text(file.read_text().replace("[30, 20]", "[30, 200]"))
+    with pytest.raises(Vision3DError, match=r"cat/a.json: the keypoint \[30, 200\] lies far outside"):
+        read_spair_image(tmp_path, "cat", "a")
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

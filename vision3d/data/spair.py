@@ -25,7 +25,9 @@ from vision3d.data.semantic_pairs import (
 )
 
 SPLITS = ("trn", "val", "test")
+OVERHANG = 0.1  # of the longer side: how far a keypoint may lie outside its picture, as annotated boxes do
 _COLONS = (":", "_", "%3A")  # file systems without colons hold these instead
+_ADVICE = "correct the file, or unpack the data set again"
 
 
 def read_spair(
@@ -74,14 +76,14 @@ def read_spair_image(root: str | Path, category: str, name: str) -> SemanticImag
     data = _read(file)
     try:
         keypoints = data["kps"]
+        size = (int(data["image_width"]), int(data["image_height"]))
         ids = sorted(keypoints, key=int)
         points = torch.zeros(len(ids), 2)
         visible = torch.zeros(len(ids), dtype=torch.bool)
         for row, key in enumerate(ids):
             if keypoints[key] is not None:
-                points[row] = _points([keypoints[key]], file)[0]
+                points[row] = _points([keypoints[key]], size, file)[0]
                 visible[row] = True
-        size = (int(data["image_width"]), int(data["image_height"]))
         box = checked_box(data["bndbox"], size, file)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Vision3DError(f"{file}: {_what(error)}") from None
@@ -109,11 +111,15 @@ def _pair_file(folder: Path, name: str) -> Path:
 def _read_pair(root: Path, file: Path, name: str, category: str) -> SemanticPair:
     data = _read(file)
     try:
+        if data.get("category", category) != category:
+            raise Vision3DError(
+                f"{file}: the category is {data['category']!r}, but the pair's name says {category!r}: {_ADVICE}"
+            )
         sizes = [(int(data[f"{side}_imsize"][0]), int(data[f"{side}_imsize"][1])) for side in ("src", "trg")]
         boxes = [
             checked_box(data[f"{side}_bndbox"], size, file) for side, size in zip(("src", "trg"), sizes, strict=True)
         ]
-        points = [_points(data[f"{side}_kps"], file) for side in ("src", "trg")]
+        points = [_points(data[f"{side}_kps"], size, file) for side, size in zip(("src", "trg"), sizes, strict=True)]
         ids = tuple(str(key) for key in data["kps_ids"])
         if not len(points[0]) == len(points[1]) == len(ids):
             raise Vision3DError(
@@ -156,10 +162,16 @@ def _read(file: Path) -> dict[str, Any]:
     return data
 
 
-def _points(rows: list[list[float]], file: Path) -> Tensor:
+def _points(rows: list[list[float]], size: tuple[int, int], file: Path) -> Tensor:
     points = torch.tensor(rows, dtype=torch.float32).reshape(-1, 2) + PIXEL_CENTRE
     if not torch.isfinite(points).all():
         raise Vision3DError(f"{file}: a keypoint is not finite")
+    outside = torch.maximum(-points, points - points.new_tensor(size)).amax(1) > OVERHANG * max(size)
+    if outside.any():
+        shown = rows[int(outside.nonzero()[0])]
+        raise Vision3DError(
+            f"{file}: the keypoint {shown} lies far outside the image of {size[0]}x{size[1]} px: {_ADVICE}"
+        )
     return points
 
 

@@ -82,7 +82,7 @@ def composite_forward(
     table, boxes, starts, members, row0, columns, width, height, near, out, keep, state, references, evaluations
 ):  # pragma: no cover (compiled)
     """Writes out [11 h w], state [4 h w] if it is to be kept and, per listed tile, the depth that moments are
-    relative to and the number of pixel-surfel pairs computed."""
+    relative to and the number of pixel-surfel pairs computed, and listed until the tile was full."""
     for tile in numba.prange(len(starts) - 1):
         left, top = (tile % columns) * TILE, (tile // columns + row0) * TILE
         wide, high = np.uint64(min(TILE, width - left)), np.uint64(min(TILE, height - top))
@@ -128,7 +128,8 @@ def composite_forward(
                     computed += count_bits(bits) * np.int64(min(_LANES, wide - strip // _WIDTH * _LANES))
                     if not _add_surfels(planes, bits, strip):
                         unfinished &= ~(np.uint32(1) << np.uint32(strip))
-        evaluations[tile] = computed
+        seen = end - start if unfinished != np.uint32(0) else np.int64(planes[LAST : LAST + PLANE].max()) + 1
+        evaluations[tile, 0], evaluations[tile, 1] = computed, seen * np.int64(wide * high)
         x, y = np.uint64(left), np.uint64(top)  # unsigned: an index that may be negative costs a scatter
         if keep:
             for r in range(high):

@@ -47,8 +47,9 @@ def render_layers(
 
 def count_evaluations(
     surfels: Surfels, cam_from_world: RigidTransform, intrinsics: Float[Tensor, " 4"], size: tuple[int, int]
-) -> int:
-    """How many (pixel, surfel) pairs a rendering computes: strips of rows that a surfel's box touches, until full."""
+) -> tuple[int, int]:
+    """How many (pixel, surfel) pairs a rendering computes (strips of rows that a surfel's box touches, until full), and
+    how many are listed (all pixels of a tile with each of its surfels, until the tile is full)."""
     inputs = [surfels.means, surfels.quats, surfels.scales, surfels.opacities, surfels.sh]
     inputs += [cam_from_world.rotation, cam_from_world.translation, intrinsics]
     return composite(project(_parameters(inputs), size, None), size, keep=False).evaluations
@@ -66,7 +67,7 @@ class Composited:
     state: Float[np.ndarray, "4 h2 w2"]
     references: list[Float[np.ndarray, " t"]] = field(default_factory=list)
     lists: list[TileLists] = field(default_factory=list)
-    evaluations: int = 0
+    evaluations: tuple[int, int] = (0, 0)
 
 
 def _parameters(inputs: list[Tensor]) -> Parameters:
@@ -87,14 +88,15 @@ def composite(projected: Projected, size: tuple[int, int], keep: bool) -> Compos
     for row0, row1 in run.rows:
         lists = list_tiles(projected.boxes, size, row0, row1, with_slots=keep)
         tiles = len(lists.starts) - 1
-        references, evaluations = np.empty(tiles, np.float32), np.empty(tiles, np.int64)
+        references, evaluations = np.empty(tiles, np.float32), np.empty((tiles, 2), np.int64)
         with numba.parallel_chunksize(TILES_AT_A_TIME):
             composite_forward(
                 *(projected.table, projected.boxes, lists.starts, lists.members, row0, columns, width, height),
                 *(projected.near, run.out, keep, run.state, references, evaluations),
             )
         run.references.append(references)
-        run.evaluations += int(evaluations.sum())
+        computed, listed = evaluations.sum(0).tolist()
+        run.evaluations = (run.evaluations[0] + computed, run.evaluations[1] + listed)
         if keep and len(run.rows) == 1:
             run.lists.append(lists)
     return run

@@ -34,7 +34,9 @@ def test_evaluations_are_strips_that_a_box_touches() -> None:
     rows[:, 2], rows[:, 5], rows[:, 8], rows[:, 9] = 1.0, 1.0, 3.0, np.log2(0.1)
     boxes = np.array([[1, 5, 2, 5], [10, 17, 14, 17]], np.int32)
     projected = Projected(rows, rows, boxes, np.arange(2, dtype=np.int32), np.float32(0.1))
-    assert composite(projected, (20, 30), keep=False).evaluations == 4 * LANES + 4 * (LANES + 4)
+    computed, listed = composite(projected, (20, 30), keep=False).evaluations
+    assert computed == 4 * LANES + 4 * (LANES + 4)
+    assert listed == 2 * 256 + 16 * 4 + 14 * 16 + 14 * 4  # both in the first tile, the second in all four
 
 
 def test_wrong_options_are_refused() -> None:

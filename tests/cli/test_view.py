@@ -228,7 +228,8 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_command_serves_and_ends_on_interrupt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_command_serves_and_ends_on_signals(number: int, tmp_path: Path) -> None:
     write_view_folder(tmp_path / "out")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -249,6 +250,6 @@ def test_command_serves_and_ends_on_interrupt(tmp_path: Path) -> None:
             with urllib.request.urlopen(found[1], timeout=20) as answer:
                 assert answer.status == 200 and b"<html" in answer.read()
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             out, err = process.communicate(timeout=30)
     assert process.returncode == 0 and out == "" and err == ""

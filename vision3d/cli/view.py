@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from dataclasses import dataclass
@@ -26,13 +27,15 @@ class ViewConfig:
 
 
 def run(config: ViewConfig) -> int:
-    """Serves until it is interrupted; 0 then. UsageError where there is nothing to show."""
+    """Serves until it is interrupted or terminated; 0 then. UsageError where there is nothing to show."""
     if not 1 <= config.port <= 65535:
         raise UsageError(f"--port {config.port}: name a number from 1 to 65535")
     from vision3d.view.contents import load_contents
     from vision3d.view.server import Viewer
 
     contents = load_contents(config.path)
+    # As Ctrl-C; pycolmap, imported above, took the signal to print a native trace.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Viewer(contents, config.host, config.port) as viewer:
         for note in viewer.notes:
             print(f"vision3d: {note}", file=sys.stderr)

@@ -83,6 +83,7 @@ class Viewer:
             shown = splats(contents.surfels, display)
             if len(shown.centers) < len(contents.surfels):
                 self.notes.append(f"the {MAX_SURFELS} largest of {len(contents.surfels)} surfels are shown")
+            # The corners of viser's own splat have two coordinates: three.js logs a NaN radius in the browser, no harm.
             layer = scene.add_gaussian_splats(
                 "/surfels", shown.centers, shown.covariances, shown.colors, shown.opacities
             )

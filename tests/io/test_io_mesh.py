@@ -97,6 +97,14 @@ def test_files_that_are_no_mesh(tmp_path: Path) -> None:
         read_mesh(tmp_path / "wrong.obj")
 
 
+def test_a_ply_without_coordinates_is_refused(tmp_path: Path) -> None:
+    lines = ["ply", "format ascii 1.0", "element vertex 3", "property float u", "property float y", "element face 1"]
+    lines += ["property list uchar int vertex_indices", "end_header", "1 2", "1 3", "2 3", "3 0 1 2"]
+    (tmp_path / "m.ply").write_text("\n".join(lines) + "\n")
+    with pytest.raises(Vision3DError, match=r"m.ply: the vertices have no x, y and z \(they have u, y\)"):
+        read_mesh(tmp_path / "m.ply")
+
+
 def test_a_cut_off_ply_is_refused(tmp_path: Path) -> None:
     write_mesh_ply(tmp_path / "m.ply", _mesh())
     whole = (tmp_path / "m.ply").read_bytes()

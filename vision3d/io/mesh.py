@@ -73,6 +73,9 @@ def read_mesh_ply(path: str | Path) -> Mesh:
     if "vertex" not in named or "face" not in named or not named["face"].count:
         have = ", ".join(f"{e.count} {e.name}" for e in elements) or "nothing"
         raise Vision3DError(f"{path} is a PLY without faces (it holds {have}): a triangle mesh is needed")
+    fields = [name for name, _ in named["vertex"].fields]
+    if not {"x", "y", "z"} <= set(fields):
+        raise Vision3DError(f"{path}: the vertices have no x, y and z (they have {', '.join(fields)})")
     if order and len(data) - body < _least_size(order, elements):
         raise Vision3DError(
             f"{path} is cut off: {named['vertex'].count} vertices and {named['face'].count} faces promised"

@@ -12,20 +12,25 @@ import numpy as np
 import pycolmap
 
 from vision3d.core import CameraPrior, Progress, RigidTransform, Scene, Vision3DError, silent
+from vision3d.geometry.epipolar import sampson_distance
 from vision3d.geometry.rotation import angle_between
 from vision3d.geometry.similarity import align_poses
 from vision3d.io.colmap import camera_from_colmap, camera_to_colmap, rigid_to_colmap
 from vision3d.recon.camera_starts import working_camera
 from vision3d.recon.few_view import build_model
 from vision3d.recon.mapping import MapperSettings, MappingProblem, incremental_options, quiet_colmap, write_database
+from vision3d.recon.outlines import Outlines, align_outlines
 from vision3d.recon.refine import adjust
 from vision3d.recon.sfm import SfmConfig, SfmResult, mapping_problem, original_scene, score_model
 from vision3d.recon.tracks import Pair, build_tracks
 from vision3d.recon.triangulation import Observations, Pose, triangulate_tracks
+from vision3d.recon.verification import fundamental_from_pose, working_scale
 from vision3d.recon.view_graph import VerifiedPair
 
 WIDE_PX = (40.0, 10.0, 2.0)  # thresholds of refine_known_poses, px at verification.REFERENCE_SIZE
 OTHER_TURN_DEG = 20.0  # a rotation this far from the given one is another one
+BY_OUTLINES = "known poses, refined by outlines"
+OUTLINE_REACH_PX = 8.0  # matches of poses that outlines hold: two thirds of a degree, px at REFERENCE_SIZE
 FAR_TURN_DEG = 10.0  # poses are roughly known if refinement turns none of them further
 
 
@@ -120,6 +125,54 @@ def refine_known_poses(
     scene = in_frame_of(original_scene(model, priors), cam_from_world)
     _refuse_far(scene, cam_from_world)
     return SfmResult(scene, left_out, (), score, "known poses, refined", "as given" if fixed else "refined")
+
+
+def refine_by_outlines(
+    priors: Mapping[str, CameraPrior],
+    cam_from_world: Mapping[str, RigidTransform],
+    pairs: Mapping[Pair, VerifiedPair],
+    outlines: Outlines,
+    config: SfmConfig | None = None,
+    progress: Progress = silent,
+    scratch: Path | None = None,
+) -> SfmResult | None:
+    """A scene from poses that are roughly known, of an object that all photos show whole: their outlines give the
+    poses, matches that agree with these the points. Pixels make them exact afterwards: see photometric.align.
+
+    Few matches between photos far apart bend under a relative pose of their own (measured on an animal in flat colours,
+    40 degrees from photo to photo: right matches, rotations 20 to 90 degrees wrong); outlines do not depend on any.
+    None where outlines do not hold every photo with a pose: they are too few, reach the border, or do not fit.
+    """
+    posed = {name: pose for name, pose in cam_from_world.items() if name in priors}
+    if set(outlines.names) != set(posed):
+        return None
+    poses, spread = align_outlines(outlines, posed)
+    if not math.isfinite(spread):
+        return None
+    near: dict[Pair, VerifiedPair] = {}
+    for (a, b), found in pairs.items():
+        if found.accepted and a in poses and b in poses:
+            kept = _agreeing(found, priors[a], priors[b], poses[a], poses[b])
+            if kept is not None:
+                near[a, b] = kept
+    result = triangulate_known_poses(priors, poses, near, config, progress, scratch)
+    assert result.scene is not None
+    scene = in_frame_of(result.scene, cam_from_world)
+    _refuse_far(scene, cam_from_world)
+    return replace(result, scene=scene, chosen=BY_OUTLINES, intrinsics="as given")
+
+
+def _agreeing(
+    pair: VerifiedPair, prior0: CameraPrior, prior1: CameraPrior, pose0: RigidTransform, pose1: RigidTransform
+) -> VerifiedPair | None:
+    """The matches near the epipolar lines of two poses, if they are most of the pair's; else it is of look-alikes."""
+    fundamental = fundamental_from_pose(pose1 @ pose0.inverse(), prior0.camera, prior1.camera)
+    error = sampson_distance(pair.matches.points0.double(), pair.matches.points1.double(), fundamental)
+    scale = max(working_scale(prior.camera.width, prior.camera.height) for prior in (prior0, prior1))
+    keep = error < OUTLINE_REACH_PX * scale
+    if 2 * int(keep.sum()) < len(keep):
+        return None
+    return replace(pair, matches=pair.matches.select(keep))
 
 
 def _refuse_far(scene: Scene, cam_from_world: Mapping[str, RigidTransform]) -> None:

@@ -16,7 +16,14 @@ from vision3d.matching.base import FeatureMatcher, Matcher
 from vision3d.matching.catalogue import make_matcher, weights_on_disk, weights_options
 from vision3d.recon.colors import colored
 from vision3d.recon.evidence import Evidence, Gatherer
-from vision3d.recon.known_poses import in_frame_of, refine_known_poses, triangulate_known_poses
+from vision3d.recon.known_poses import (
+    BY_OUTLINES,
+    in_frame_of,
+    refine_by_outlines,
+    refine_known_poses,
+    triangulate_known_poses,
+)
+from vision3d.recon.outlines import find_outlines
 from vision3d.recon.photometric.align import AlignConfig, align_scene
 from vision3d.recon.polish import PolishConfig, polish_poses
 from vision3d.recon.poses_file import read_result, write_result
@@ -217,8 +224,11 @@ class _Run:
             key |= {"align": asdict(AlignConfig()), "masks": [[p.name, file_digest(p.mask)] for p in self.infos]}
 
         def build(target: Path) -> None:
+            held = None
             if self.poses is not None and self.config.refine_poses:
-                result = refine_known_poses(self.priors, self.poses, pairs, config, self.progress)
+                outlines = find_outlines(self.infos, {name: self.priors[name].camera for name in self.poses})
+                held = refine_by_outlines(self.priors, self.poses, pairs, outlines, config, self.progress, target)
+                result = held or refine_known_poses(self.priors, self.poses, pairs, config, self.progress)
             elif self.poses is not None:
                 result = triangulate_known_poses(self.priors, self.poses, pairs, config, self.progress, target)
             else:
@@ -228,7 +238,8 @@ class _Run:
                 if self.poses is None:
                     scene = self._polished(scene)
                 elif self.config.refine_poses:
-                    aligned = align_scene(self._polished(scene), self.infos, AlignConfig(), self.progress)
+                    begin = scene if held else self._polished(scene)
+                    aligned = align_scene(begin, self.infos, AlignConfig(), self.progress, outlines if held else None)
                     scene = in_frame_of(aligned, self.poses)
                 result = replace(result, scene=colored(scene, self.infos, self.config.max_size, self.progress))
             write_result(target, result)
@@ -258,7 +269,7 @@ class _Run:
                 self.warnings.append(
                     "no point could be triangulated: the photos show nothing in common from these poses"
                 )
-            elif weak := weakly_tied(result.scene):
+            elif result.chosen != BY_OUTLINES and (weak := weakly_tied(result.scene)):
                 shown = ", ".join(f"{name} ({count} points)" for name, count in list(weak.items())[:5])
                 more = f" and {len(weak) - 5} more" if len(weak) > 5 else ""
                 self.warnings.append(

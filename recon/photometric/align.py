@@ -22,6 +22,7 @@ from vision3d.geometry.rotation import angle_between
 from vision3d.geometry.similarity import align_poses
 from vision3d.io.colmap import reconstruction_from_scene, scene_from_reconstruction
 from vision3d.recon.gauge import canonical
+from vision3d.recon.outlines import SHARPEST_PX, Outlines, normal_equations, tangencies
 from vision3d.recon.photometric.compare import RADIUS, compare, with_gradients
 from vision3d.recon.photometric.step import Observed, solve_step
 from vision3d.recon.refine import RefineConfig, adjust
@@ -70,12 +71,16 @@ class _Patch:
 
 
 def align_views(
-    views: Sequence[View], scene: Scene, config: AlignConfig | None = None, progress: Progress = silent
+    views: Sequence[View],
+    scene: Scene,
+    config: AlignConfig | None = None,
+    progress: Progress = silent,
+    outlines: Outlines | None = None,
 ) -> dict[str, RigidTransform]:
     """cam_from_world by name after alignment; views that show nothing of what others show keep their poses.
 
-    scene: its points say which views belong together and how deep they look. The frame stays that of the views only
-    about: see known_poses.in_frame_of.
+    scene: its points say which views belong together and how deep they look. outlines: of an object, which hold the
+    poses beside the patches. The frame stays that of the views only about: see known_poses.in_frame_of.
     """
     config = config or AlignConfig()
     for turn in range(config.rounds):
@@ -88,7 +93,7 @@ def align_views(
         depths = [k.depth for k in kept]
         patches = [_chosen(v, d, n, config) for v, d, n in zip(views, depths, normals, strict=True)]
         for level in config.levels if turn == 0 else config.levels[-2:]:
-            views, patches = _aligned(views, depths, patches, level, config)
+            views, patches = _aligned(views, depths, patches, level, config, outlines)
         if _turned_deg(before, RigidTransform.stack([view.cam_from_world for view in views])) < config.settled_deg:
             break
     progress("aligning photos", config.rounds, config.rounds)
@@ -96,14 +101,18 @@ def align_views(
 
 
 def align_scene(
-    scene: Scene, photos: Sequence[PhotoInfo], config: AlignConfig | None = None, progress: Progress = silent
+    scene: Scene,
+    photos: Sequence[PhotoInfo],
+    config: AlignConfig | None = None,
+    progress: Progress = silent,
+    outlines: Outlines | None = None,
 ) -> Scene:
     """The scene with aligned poses, its points moved to fit them; intrinsics stay. Masks of photos hide what is black.
 
     The frame stays that of the scene only about: see known_poses.in_frame_of.
     """
     config = config or AlignConfig()
-    poses = align_views(load_views(scene, photos, config.size, progress), scene, config, progress)
+    poses = align_views(load_views(scene, photos, config.size, progress), scene, config, progress, outlines)
     images = {name: replace(image, cam_from_world=poses[name]) for name, image in scene.images.items()}
     model = reconstruction_from_scene(replace(scene, images=images))
     adjust(model, set(model.cameras), RefineConfig(threads=torch.get_num_threads()), fixed_poses=True)
@@ -154,7 +163,12 @@ def _chosen(
 
 
 def _aligned(
-    views: Sequence[View], depths: Sequence[np.ndarray], patches: Sequence[_Patch], level: float, config: AlignConfig
+    views: Sequence[View],
+    depths: Sequence[np.ndarray],
+    patches: Sequence[_Patch],
+    level: float,
+    config: AlignConfig,
+    outlines: Outlines | None,
 ) -> tuple[list[View], list[_Patch]]:
     """Views and patches after the steps at one level."""
     small = [shrunk(view, level) for view in views]
@@ -171,11 +185,14 @@ def _aligned(
     for _ in range(config.steps):
         moved = [replace(s, cam_from_world=v.cam_from_world) for s, v in zip(small, views, strict=True)]
         observed = _compared(moved, pictures, visible, patches, starts, level, config)
-        if not len(observed.point):
+        known = None if outlines is None else _from_outlines(outlines, views)
+        if not len(observed.point) and known is None:
             break
         rotations = np.stack([v.cam_from_world.rotation.double().numpy() for v in views])
         translations = np.stack([v.cam_from_world.translation.double().numpy() for v in views])
-        moves, depth_moves = solve_step(observed, int(starts[-1]), rotations, translations, focals, stiffness, 1e-3)
+        moves, depth_moves = solve_step(
+            observed, int(starts[-1]), rotations, translations, focals, stiffness, 1e-3, known
+        )
         steps = se3_exp(torch.from_numpy(moves))
         views = [
             replace(view, cam_from_world=RigidTransform(steps.rotation[k], steps.translation[k]) @ view.cam_from_world)
@@ -184,6 +201,21 @@ def _aligned(
         change = np.exp(depth_moves.clip(-0.1, 0.1))
         patches = [replace(p, inverse=p.inverse * change[starts[k] : starts[k + 1]]) for k, p in enumerate(patches)]
     return views, patches
+
+
+def _from_outlines(
+    outlines: Outlines, views: Sequence[View]
+) -> tuple[Float[np.ndarray, "p p"], Float[np.ndarray, " p"]] | None:
+    """What outlines say of the steps of all views."""
+    number = {view.name: k for k, view in enumerate(views)}
+    if any(name not in number for name in outlines.names):
+        return None
+    found = tangencies(outlines, [views[number[name]].cam_from_world for name in outlines.names])
+    if not len(found.off):
+        return None
+    spread = max(SHARPEST_PX, 1.4826 * float(np.median(np.abs(found.off))))
+    order = np.array([number[name] for name in outlines.names])
+    return normal_equations(replace(found, i=order[found.i], j=order[found.j]), len(views), spread)
 
 
 def _compared(

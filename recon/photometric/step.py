@@ -37,11 +37,13 @@ def solve_step(
     focals: Float[np.ndarray, "v 2"],
     stiffness: Float[np.ndarray, "v 6"],
     damping: float,
+    known: tuple[Float[np.ndarray, "v6 v6"], Float[np.ndarray, " v6"]] | None = None,
 ) -> tuple[Float[np.ndarray, "v 6"], Float[np.ndarray, " m"]]:
     """The increments of all photos (translation, rotation vector in rad: see geometry.se3_exp; applied from the left
     to cam_from_world) and of the logarithms of all inverse depths.
 
-    stiffness: a quadratic cost of every pose increment, which also settles the choice of frame and scale.
+    stiffness: a quadratic cost of every pose increment, which also settles the choice of frame and scale. known: normal
+    equations of what else says how the poses move.
     """
     i, j = observed.reference, observed.photo
     r_ji = rotations[j] @ rotations[i].transpose(0, 2, 1)
@@ -63,7 +65,7 @@ def solve_step(
     weighted = information @ both
     normal, right = np.zeros((photos, photos, 6, 6)), np.zeros((photos, 6))
     order = np.argsort(i * photos + j, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff((i * photos + j)[order])) + 1):
+    for rows in np.split(order, np.flatnonzero(np.diff((i * photos + j)[order])) + 1) if len(order) else []:
         at = [int(i[rows[0]]), int(j[rows[0]])]
         square = np.einsum("nac,nad->cd", both[rows], weighted[rows], optimize=True).reshape(2, 6, 2, 6)
         normal[np.ix_(at, at)] += square.transpose(0, 2, 1, 3)
@@ -83,8 +85,10 @@ def solve_step(
 
     matrix[np.diag_indices(size)] *= 1 + damping
     matrix[np.diag_indices(size)] += stiffness.ravel()
-    reduced = matrix - cross.T @ (cross / own[:, None])
-    poses = np.linalg.solve(reduced, right.ravel() - cross.T @ (depth_right / own))
+    reduced, wanted = matrix - cross.T @ (cross / own[:, None]), right.ravel() - cross.T @ (depth_right / own)
+    if known is not None:
+        reduced, wanted = reduced + known[0], wanted + known[1]
+    poses = np.linalg.solve(reduced, wanted)
     depths = (depth_right - cross @ poses) / own
     return poses.reshape(photos, 6), depths
 

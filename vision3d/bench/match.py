@@ -182,13 +182,14 @@ def _pictures(photos: tuple[Path, ...], size: tuple[int, int], threads: int) -> 
 
 
 def _seeded(pictures: list[Any]) -> Any:
-    """The published size with seeded weights and batch norms measured on the middle of the photos."""
+    """The published size with seeded weights and batch norms measured on the middle of the photos; positions in large
+    photos are not scaled down, as the port does not."""
     import torch
     from torch import nn
 
     from vision3d.matching.eloftr import EfficientLoFTR, EfficientLoFTRConfig
 
-    net = EfficientLoFTR(EfficientLoFTRConfig())
+    net = EfficientLoFTR(EfficientLoFTRConfig(training_size=max(pictures[0].shape)))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in net.parameters():

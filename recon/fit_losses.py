@@ -57,13 +57,9 @@ def color_variance(rendering: Rendering, mask: Bool[Tensor, "h w"]) -> Float[Ten
     return (rendering.color_variance.clamp(max=1) * mask).sum() / mask.sum().clamp(min=1)
 
 
-def silhouette(alpha: Float[Tensor, "h w"], coverage: Float[Tensor, "h w"]) -> Float[Tensor, ""]:
-    """Mean distance between what covers a pixel and the share of it that the object covers, by its mask.
-
-    Pixels that the outline crosses count with their share: as black, they would take half a pixel from the object all
-    around (of each level: a whole one at half size).
-    """
-    return (alpha - coverage).abs().mean()
+def silhouette(alpha: Float[Tensor, "h w"], mask: Bool[Tensor, "h w"]) -> Float[Tensor, ""]:
+    """Mean distance between what covers a pixel and whether it shows the object that the mask cuts out."""
+    return (alpha - mask.to(alpha.dtype)).abs().mean()
 
 
 def correspondence(

@@ -171,7 +171,6 @@ class _Fit:
             background=self.background,
         )
         mask, exposed = view.mask, state.exposed(rendering.color, k)
-        coverage = mask.to(rendering.alpha.dtype) if view.coverage is None else view.coverage
         normal, distortion, variance = geometry_losses(rendering, level.rays[k], mask).unbind()
         terms = {
             "photometric": fit_losses.photometric(exposed, view.rgb, mask, config.ssim, level.references[k]),
@@ -179,7 +178,7 @@ class _Fit:
             "distortion": config.distortion * distortion,
             "variance": config.variance * 0.5 * (1 + math.cos(math.pi * done)) * variance,
             "correspondence": config.correspondence * self._correspondence(rendering, pose, k),
-            "silhouette": config.silhouette * fit_losses.silhouette(rendering.alpha, coverage),
+            "silhouette": config.silhouette * fit_losses.silhouette(rendering.alpha, mask),
         }
         loss = torch.stack(list(terms.values())).sum()
         record = {name: float(value.detach()) for name, value in terms.items()}

@@ -11,8 +11,6 @@ import torch
 from vision3d.core import Camera, Progress, Scene, View, silent
 from vision3d.data.photos import PhotoInfo, load_mask, load_photo
 
-WHOLE = 0.99  # share of a pixel that a mask must leave: mixed ones have the colour of what is hidden, too
-
 
 def load_views(
     scene: Scene, photos: Sequence[PhotoInfo], max_size: int, progress: Progress = silent, masks: bool = True
@@ -30,19 +28,18 @@ def load_views(
         width, height = image.size
         camera = scene.camera_of(photo.name).resized(width, height)
         pinhole = Camera(width, height, camera.focal, camera.center)
-        mask, coverage = torch.ones(height, width, dtype=torch.bool), None
+        mask = torch.ones(height, width, dtype=torch.bool)
         if masks and photo.mask is not None:
-            share = _shares(load_mask(photo.mask, photo.size).numpy(), width, height)
-            mask, coverage = torch.from_numpy(share > WHOLE), torch.from_numpy(share)
+            mask = load_mask(photo.mask, photo.size)
+            mask = torch.from_numpy(_resized(mask.numpy(), width, height))
         rgb = image.rgb
         if any(camera.distortion):
             source = _source_pixels(camera, pinhole)
             rgb = torch.from_numpy(_sampled(rgb.permute(1, 2, 0).numpy(), source)).permute(2, 0, 1).contiguous()
-            mask = torch.from_numpy(_sampled(mask.numpy().astype(np.float32), source, outside=0.0) > 0.5)
-            if coverage is not None:
-                coverage = torch.from_numpy(_sampled(coverage.numpy(), source, outside=0.0))
+            shown = _sampled(mask.numpy().astype(np.float32), source, outside=0.0) > 0.5
+            mask = torch.from_numpy(shown)
         pose = scene.images[photo.name].cam_from_world
-        views.append(View(photo.name, pinhole, pose, rgb.clamp(0, 1), mask, coverage))
+        views.append(View(photo.name, pinhole, pose, rgb.clamp(0, 1), mask))
     progress("views", len(registered), len(registered))
     return views
 
@@ -54,24 +51,21 @@ def shrunk(view: View, factor: float) -> View:
     width = max(1, round(view.camera.width * factor))
     height = max(1, round(view.camera.height * factor))
     rgb = cv2.resize(view.rgb.permute(1, 2, 0).numpy(), (width, height), interpolation=cv2.INTER_AREA)
-    mask = _shares(view.mask.numpy(), width, height) > WHOLE
-    coverage = None if view.coverage is None else _shares(view.coverage.numpy(), width, height)
+    mask = _resized(view.mask.numpy(), width, height)
     return View(
         view.name,
         view.camera.resized(width, height),
         view.cam_from_world,
         torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).clamp(0, 1),
         torch.from_numpy(mask),
-        None if coverage is None else torch.from_numpy(coverage),
     )
 
 
-def _shares(mask: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The share of every pixel of another size that a mask covers."""
-    share = mask.astype(np.float32)
+def _resized(mask: np.ndarray, width: int, height: int) -> np.ndarray:
     if mask.shape == (height, width):
-        return share
-    return np.asarray(cv2.resize(share, (width, height), interpolation=cv2.INTER_AREA))
+        return mask
+    share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(share > 0.99)
 
 
 def _source_pixels(camera: Camera, pinhole: Camera) -> np.ndarray:

@@ -16,7 +16,6 @@ class View:
     """An undistorted, resized photo: rgb in [0, 1]; camera is a PINHOLE of its size; pose in float64.
 
     mask is true where the pixel shows the photo and counts (inside the distorted photo, not masked out by the user).
-    coverage: the share of every pixel that the user's mask leaves, None without one; `mask` wants nearly all of it.
     """
 
     name: str
@@ -24,7 +23,6 @@ class View:
     cam_from_world: RigidTransform
     rgb: Float[Tensor, "3 h w"]
     mask: Bool[Tensor, "h w"]
-    coverage: Float[Tensor, "h w"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,14 @@ def test_writes_boxes_pictures_clouds_and_goes_on(frames: Path, capsys: pytest.C
     assert "another whole" in capsys.readouterr().err
 
 
+def test_the_folder_above_training_is_known(frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (frames / "root").mkdir()
+    (frames / "kitti").rename(frames / "root/training")
+    assert _detect(frames, scan="root") == 0
+    assert "boxes, pictures, clouds and KITTI lines (results) are in" in capsys.readouterr().out
+    assert sorted(p.name for p in (frames / "out/results").iterdir()) == ["a.txt", "b.txt"]
+
+
 def test_another_scan_of_the_same_name_is_not_taken_for_done(frames: Path) -> None:
     more = ("--image", str(frames / "kitti/image_2/a.png"), "--calib", str(frames / "kitti/calib/a.txt"))
     assert _detect(frames, *more, scan="kitti/velodyne/a.bin") == 0
@@ -117,7 +125,8 @@ def test_one_photo_or_calibration_is_not_for_many_scans(frames: Path, capsys: py
 
 def test_a_scan_alone_has_no_kitti_lines(frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _detect(frames, "--no-clouds", "--no-quiet", scan="kitti/velodyne/a.bin") == 0
-    assert "need a calibration" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "need a calibration" in said.err and f"boxes and pictures are in {frames / 'out'}" in said.out
     out = frames / "out"
     assert (out / "boxes/a.json").is_file() and (out / "pictures/a_above.png").is_file()
     assert not any((out / "results").iterdir()) and not any((out / "clouds").iterdir())
@@ -131,7 +140,8 @@ def test_wrong_use_and_broken_scans(frames: Path, capsys: pytest.CaptureFixture[
     assert _detect(frames, "--min-score", "2") == 2
     (frames / "kitti/calib/b.txt").unlink()
     assert _detect(frames) == 2
-    assert "b.txt" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "b.txt; every scan of a KITTI folder has one" in said and "--calib" not in said
 
     one = "kitti/velodyne/a.bin"
     for calib, code, expected in (

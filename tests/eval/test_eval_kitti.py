@@ -315,15 +315,20 @@ def test_boxes_that_match_nothing_are_counted(tmp_path, capsys) -> None:
     _score(tmp_path, [(truth, [_line("Car", score=0.9)]), (truth, flat)])
     assert main(args) == 0
     output = capsys.readouterr()
-    assert "2 lines have a 3D size that is not positive or an inverted 2D box" in output.err
-    assert f"{tmp_path / 'results' / '000001.txt'}:3" in output.err and "inverted" not in output.out
+    assert "2 lines have a 3D size that is not positive or a 2D box without area" in output.err
+    assert f"{tmp_path / 'results' / '000001.txt'}:3" in output.err and "without area" not in output.out
     _score(tmp_path, [([_line("Car"), _line("Car", size=(0, 1, 1))], [])])
     assert main([*args, "--json"]) == 0
     assert f"the first is {tmp_path / 'label_2' / '000000.txt'}:2" in capsys.readouterr().err
     for name in ("000000.txt", "000001.txt"):
         (tmp_path / "results" / name).write_text(_line("Car", score=0.9, **none))
     (tmp_path / "label_2" / "000000.txt").write_text("\n".join(truth))
-    assert main(args) == 0 and "inverted" not in capsys.readouterr().err
+    assert main(args) == 0 and "without area" not in capsys.readouterr().err
+    (tmp_path / "results" / "000001.txt").write_text(
+        _line("Car", (0, 0, 0, 0), 0.9)
+    )  # as detectors without photos write
+    assert main([*args[:-1], str(tmp_path)]) == 0  # the folder that `detect` writes holds `results`
+    assert "1 line has" in capsys.readouterr().err
 
 
 def test_folders_that_lack_something(tmp_path) -> None:
@@ -334,8 +339,9 @@ def test_folders_that_lack_something(tmp_path) -> None:
         evaluate_kitti_object(labels, tmp_path / "nothing")
     with pytest.raises(UsageError, match="does not exist"):
         evaluate_kitti_object(tmp_path / "nothing", results)
+    (tmp_path / "bare").mkdir()
     with pytest.raises(UsageError, match="no result files"):
-        evaluate_kitti_object(labels, tmp_path)
+        evaluate_kitti_object(labels, tmp_path / "bare")
     (results / "000007.txt").write_text("")
     with pytest.raises(UsageError, match=r"no ground truth for 000007\.txt"):
         evaluate_kitti_object(labels, results)

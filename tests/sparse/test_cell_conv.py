@@ -81,3 +81,15 @@ def test_even_kernels_go_back_too() -> None:
         up.weight.copy_(down.weight.transpose(-1, -2))
     coarse = down(x)
     torch.testing.assert_close((coarse.features**2).sum(), (x.features * up(coarse, onto=x).features).sum())
+
+
+@pytest.mark.parametrize(("kernel", "shape"), [(2, 7), (4, 8), (4, 3)])
+def test_the_way_back_does_not_need_the_same_objects(kernel: int, shape: int) -> None:
+    x = tensor(2, 30, shape)
+    down, up = CellConv(2, 2, 3, kernel, 2).double(), InverseConv(2, 3, 2, kernel, 2).double()
+    coarse = down(x)
+    back = up(coarse, onto=x)
+    same = SparseTensor(x.features, x.indices, spatial_shape=x.spatial_shape, batch_size=2)
+    cells = SparseTensor(coarse.features, coarse.indices, spatial_shape=coarse.spatial_shape, batch_size=2)
+    assert torch.equal(up(coarse, onto=same).features, back.features)
+    assert torch.equal(up(cells, onto=x).features, back.features)

@@ -31,7 +31,7 @@ class DetectConfig:
     """
 
     scan: Annotated[Path, tyro.conf.Positional]
-    """A scan (.bin, .ply, .pcd, .las), a folder of them, or a KITTI folder (velodyne, calib, image_2)."""
+    """A scan (.bin, .ply, .pcd, .las, .npy), a folder of them, or a KITTI folder (velodyne, calib, image_2)."""
     weights: Path
     """Weights of a detector: of `vision3d train` (.safetensors) or OpenPCDet's."""
     out: Path
@@ -98,7 +98,7 @@ def run(config: DetectConfig) -> int:
                     continue
             summary[frame.name] = json.loads(result.read_text())
         progress("detect", len(frames), len(frames))
-    _print(config, summary, failed)
+    _print(config, summary, failed, any(frame.calib for frame in frames))
     if any(frame.calib is None for frame in frames) and not config.quiet:
         print("KITTI's lines need a calibration: give --calib (without one none are written)", file=sys.stderr)
     return 1 if failed else 0
@@ -126,10 +126,15 @@ def _frames(config: DetectConfig) -> list[_Frame]:
     from vision3d.io.scans import SCAN_EXTENSIONS
 
     scan, image, calib = config.scan, config.image, config.calib
+    of_image, of_calib = "--image: a photo", "--calib: a calibration file of KITTI"
     if scan.is_file():
         scans = [scan]
     elif scan.is_dir():
+        if not (scan / "velodyne").is_dir() and (scan / "training" / "velodyne").is_dir():
+            scan = scan / "training"
         if (scan / "velodyne").is_dir():
+            whole = f"every scan of a KITTI folder has one; name {scan / 'velodyne'} to go without"
+            of_image, of_calib = (of if given else whole for of, given in ((of_image, image), (of_calib, calib)))
             image = image or (scan / "image_2" if (scan / "image_2").is_dir() else None)
             calib = calib or (scan / "calib" if (scan / "calib").is_dir() else None)
             scan = scan / "velodyne"
@@ -152,8 +157,8 @@ def _frames(config: DetectConfig) -> list[_Frame]:
         _Frame(
             path.stem,
             path,
-            _beside("--image: a photo", image, path.stem, (".png", ".jpg")),
-            _beside("--calib: a calibration file of KITTI", calib, path.stem, (".txt",)),
+            _beside(of_image, image, path.stem, (".png", ".jpg")),
+            _beside(of_calib, calib, path.stem, (".txt",)),
         )
         for path in scans
     ]
@@ -167,7 +172,8 @@ def _beside(wanted: str, given: Path | None, name: str, endings: tuple[str, ...]
         if (path := given / f"{name}{ending}").is_file():
             return path
     missing = f"{given / name}{endings[0]}" if given.is_dir() else given
-    raise UsageError(f"there is no {missing}; {wanted}, or a folder of such files named as the scans")
+    also = ", or a folder of such files named as the scans" if wanted.startswith("--") else ""
+    raise UsageError(f"there is no {missing}; {wanted}{also}")
 
 
 def _take_folder(config: DetectConfig, settings_file: Path) -> None:
@@ -274,7 +280,7 @@ def _described(frame: _Frame, cloud: PointCloud, boxes: Boxes3D, classes: tuple[
     return {"scan": str(frame.scan), "points": len(cloud.points), "units": units, "boxes": found}
 
 
-def _print(config: DetectConfig, summary: dict[str, object], failed: dict[str, str]) -> None:
+def _print(config: DetectConfig, summary: dict[str, object], failed: dict[str, str], with_lines: bool) -> None:
     if config.json:
         print(json.dumps({"out": str(config.out), "scans": summary, "failed": failed}))
     else:
@@ -283,6 +289,7 @@ def _print(config: DetectConfig, summary: dict[str, object], failed: dict[str, s
             for box in found["boxes"]:  # type: ignore[index]
                 counts[box["class"]] = counts.get(box["class"], 0) + 1
             print(f"{name}: " + (", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "nothing found"))
-        print(f"boxes, pictures and clouds are in {config.out}")
+        kinds = ["boxes", "pictures"] + ["clouds"] * config.clouds + ["KITTI lines (results)"] * with_lines
+        print(f"{', '.join(kinds[:-1])} and {kinds[-1]} are in {config.out}")
     for name, reason in failed.items():
         print(f"{name} left out: {reason}", file=sys.stderr)

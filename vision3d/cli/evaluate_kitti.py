@@ -54,8 +54,8 @@ def run_kitti_object(config: EvaluateKittiObjectConfig) -> int:
     broken, first = broken_boxes(frames)
     if broken:
         print(
-            f"vision3d: {broken} {'line has' if broken == 1 else 'lines have'} a 3D size that is not positive or an "
-            f"inverted 2D box, mostly misses by the official rules; the first is {first}",
+            f"vision3d: {broken} {'line has' if broken == 1 else 'lines have'} a 3D size that is not positive or a "
+            f"2D box without area, mostly misses by the official rules; the first is {first}",
             file=sys.stderr,
         )
     return 0

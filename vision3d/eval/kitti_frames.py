@@ -75,7 +75,7 @@ def read_frames(gt: str | Path, results: str | Path, classes: Collection[str] = 
     """Read all frames that have a result file.
 
     gt: a label_2 folder, or a KITTI folder that holds one (label_2 or training/label_2). results: a folder of result
-    files named by frame (000123.txt), or one with such files in data/. classes: types beside KITTI's own.
+    files named by frame (000123.txt), or one with such files in data/ or results/. classes: types beside KITTI's own.
 
     Raises:
         UsageError: a folder that is missing, no result files, frames without ground truth. Vision3DError: a broken
@@ -97,13 +97,13 @@ def read_frames(gt: str | Path, results: str | Path, classes: Collection[str] = 
 
 
 def broken_boxes(frames: KittiFrames) -> tuple[int, str]:
-    """How many objects that were read have a 3D size that is not positive or an inverted 2D box, and FILE:LINE of the
-    first. Neither DontCare is meant nor objects that say by their location, -1000, that they have no 3D box."""
+    """How many objects that were read have a 3D size that is not positive or a 2D box without area, and FILE:LINE of
+    the first. Neither DontCare is meant nor objects that say by their location, -1000, that they have no 3D box."""
     count, first = 0, ""
     for folder, flat in zip(frames.folders or (), (frames.truth, frames.results), strict=False):
         box, size = flat.objects.boxes_2d, flat.objects.dimensions
         solid = (flat.objects.locations != -1000).any(1)
-        wrong = (solid & (size <= 0).any(1)) | (box[:, 2] < box[:, 0]) | (box[:, 3] < box[:, 1])
+        wrong = (solid & (size <= 0).any(1)) | (box[:, 2] <= box[:, 0]) | (box[:, 3] <= box[:, 1])
         rows = np.flatnonzero(wrong & (flat.types != DONT_CARE.lower()))
         count += len(rows)
         if len(rows) and not first:
@@ -127,9 +127,11 @@ def _result_files(path: Path) -> tuple[Path, list[str]]:
     """The folder that holds them, and their names in order."""
     if not path.is_dir():
         raise UsageError(f"the result folder {path} does not exist")
-    for folder in (path / "data", path):
+    for folder in (path / "data", path / "results", path):
         names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
         found = sorted(name for name in names if name.endswith(".txt") and name[:-4].isdecimal())
         if found:
             return folder, found
-    raise UsageError(f"no result files in {path}: they are named by frame, as 000123.txt, there or in its folder data")
+    raise UsageError(
+        f"no result files in {path}: they are named by frame, as 000123.txt, there or in its folder data or results"
+    )

@@ -57,7 +57,7 @@ def cell_window(dimensions: int, kernel_size: PerDimension, stride: PerDimension
 def _cells(sites: Sites, window: Window) -> Sites:
     stride = torch.tensor((1, *window.stride), device=sites.indices.device)
     indices = torch.div(sites.indices.long(), stride, rounding_mode="floor")
-    shape = tuple((n - 1) // s + 1 for n, s in zip(sites.spatial_shape, window.stride, strict=True))
+    shape = window.cells(sites.spatial_shape)
     ranks = Ranks(indices, (sites.batch_size, *shape))
     coarse = torch.empty(ranks.size, indices.shape[1], dtype=sites.indices.dtype, device=indices.device)
     coarse[ranks.rank] = indices.to(coarse.dtype)

@@ -43,17 +43,19 @@ def transposed(sites: Sites, window: Window, output_padding: tuple[int, ...]) ->
 
 
 def inverse(coarse: Sites, fine: Sites, window: Window) -> KernelMap:
-    """From coarse sites back to fine ones: the rulebook of `fine` with this window backwards, if it led to `coarse`.
+    """From coarse sites back to fine ones: the strided rulebook of `fine` backwards, if that one led to `coarse`.
 
-    If it did not, a new rulebook between both is made and kept with `fine`. ValueError if the grids do not fit.
+    If it did not, a new rulebook between both is made and kept with `fine`. ValueError if the coarse grid is neither
+    the window's nor that of the cells of stride^D fine sites.
     """
-    for kind in ("strided", "cells"):
-        known = fine.cache.get((kind, window))
-        if known is not None and known[0] is coarse:
-            rulebook = known[1]
-            assert isinstance(rulebook, KernelMap)
-            return rulebook.transposed()
-    if window.output_shape(fine.spatial_shape) != coarse.spatial_shape or fine.batch_size != coarse.batch_size:
+    known = fine.cache.get(("strided", window))
+    if known is not None and known[0] is coarse:
+        rulebook = known[1]
+        assert isinstance(rulebook, KernelMap)
+        return rulebook.transposed()
+    fits = coarse.spatial_shape == window.cells(fine.spatial_shape)
+    fits = fits or coarse.spatial_shape == window.output_shape(fine.spatial_shape)
+    if not fits or coarse.batch_size != fine.batch_size:
         raise ValueError(
             f"{window} leads from {fine.spatial_shape} (batch size {fine.batch_size}) to "
             f"{window.output_shape(fine.spatial_shape)}, not to {coarse.spatial_shape} (batch size {coarse.batch_size})"

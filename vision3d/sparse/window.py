@@ -86,6 +86,10 @@ class Window:
             raise ValueError(f"a grid of {shape} is smaller than the window {self}")
         return _in_range(out)
 
+    def cells(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Grid of the cells of stride^D sites, the last ones perhaps not whole."""
+        return tuple((n - 1) // s + 1 for n, s in zip(shape, self.stride, strict=True))
+
     def transposed_shape(self, shape: tuple[int, ...], output_padding: tuple[int, ...]) -> tuple[int, ...]:
         """Grid after the transposed convolution."""
         out = tuple(

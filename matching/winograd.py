@@ -14,7 +14,7 @@ from typing import no_type_check
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numba import njit, prange
 from torch import Tensor
 
@@ -105,12 +105,6 @@ def convolve_tiles(
         out.numpy(),
     )
     return out
-
-
-def tiles_of(mask: Bool[Tensor, "b h w"]) -> Int[Tensor, "n 3"]:
-    """The tiles in which some pixel is wanted."""
-    b, h, w = mask.shape
-    return mask.reshape(b, h // TILE, TILE, w // TILE, TILE).any(4).any(2).nonzero()
 
 
 def zeros(shape: tuple[int, ...]) -> Tensor:

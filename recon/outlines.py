@@ -128,7 +128,17 @@ def spread_px(found: Tangencies) -> float:
     unknowns = 6 * len(used) - 7
     if len(found.off) < TIED * max(unknowns, 1):
         return float("inf")
-    return float(1.4826 * np.median(np.abs(found.off)) * np.sqrt(len(found.off) / (len(found.off) - unknowns)))
+    return _deviation(found) * float(np.sqrt(len(found.off) / (len(found.off) - unknowns)))
+
+
+def scatter_px(found: Tangencies) -> float:
+    """How far outlines are off at present, robustly, but no less than SHARPEST_PX."""
+    return max(SHARPEST_PX, _deviation(found))
+
+
+def _deviation(found: Tangencies) -> float:
+    """Standard deviation of a normal distribution with the same median of absolute values."""
+    return float(1.4826 * np.median(np.abs(found.off)))
 
 
 def normal_equations(
@@ -169,8 +179,7 @@ def align_outlines(
         found = tangencies(outlines, own)
         if not len(found.off):
             return poses, float("inf")
-        present = max(SHARPEST_PX, 1.4826 * float(np.median(np.abs(found.off))))
-        matrix, right = normal_equations(found, len(own), present)
+        matrix, right = normal_equations(found, len(own), scatter_px(found))
         step = np.linalg.solve(matrix + np.diag(trust), right - trust * moved)
         moved += step
         increments = se3_exp(torch.from_numpy(step.reshape(-1, 6)))

@@ -81,12 +81,12 @@ def _add_doubled(
 
 def _near(mask: Bool[Tensor, "b h w"], scale: int, reach: int) -> Int[Tensor, "n 3"]:
     """Tiles of a map `scale` times as fine as the cells' that hold pixels within `reach` px of a wanted cell."""
-    b, height, width = (side * scale for side in mask.shape)
+    height, width = mask.shape[1] * scale, mask.shape[2] * scale
     item, row, column = mask.nonzero().T
     tops, lefts = ((scale * at - reach).clamp(min=0) // TILE for at in (row, column))
     bottoms = (scale * row + scale - 1 + reach).clamp(max=height - 1) // TILE
     rights = (scale * column + scale - 1 + reach).clamp(max=width - 1) // TILE
-    grid = mask.new_zeros(b // scale, height // TILE, width // TILE)
+    grid = mask.new_zeros(len(mask), height // TILE, width // TILE)
     most = (scale + 2 * reach - 2) // TILE + 2  # tiles that so many pixels lie in, at most
     for i in range(most):
         for j in range(most):

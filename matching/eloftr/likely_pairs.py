@@ -111,21 +111,18 @@ def _share(
                 weight[i] = fast_exp2(down) if down > _LOWEST else np.float32(0)
             sums[:] = np.float32(0)
             for p in range(len(mine)):
-                down = partial[chunk, p * _SIDE : (p + 1) * _SIDE]
-                down[:] = np.float32(0)
+                below = partial[chunk, p * _SIDE : (p + 1) * _SIDE]
+                below[:] = np.float32(0)
                 for i in range(count):
                     for k in range(_SIDE):
                         t = (mine[p, i, k] - best[i]) * _LOG2E
                         e = fast_exp2(t)
                         e = e if t > _LOWEST else np.float32(0)
                         sums[i, k] += e
-                        down[k] += weight[i] * e
+                        below[k] += weight[i] * e
             for i in range(count):
-                best_sum = np.float32(0)
-                for k in range(_SIDE):
-                    best_sum += sums[i, k]
-                sums[i, 0] = best_sum
-                least[i] = threshold * best_sum
+                sums[i, 0] = sums[i].sum()
+                least[i] = threshold * sums[i, 0]
             for p in range(len(mine)):
                 for i in range(count):
                     if least[i] < np.float32(1):

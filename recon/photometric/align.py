@@ -22,7 +22,7 @@ from vision3d.geometry.rotation import angle_between
 from vision3d.geometry.similarity import align_poses
 from vision3d.io.colmap import reconstruction_from_scene, scene_from_reconstruction
 from vision3d.recon.gauge import canonical
-from vision3d.recon.outlines import SHARPEST_PX, Outlines, normal_equations, tangencies
+from vision3d.recon.outlines import Outlines, normal_equations, scatter_px, tangencies
 from vision3d.recon.photometric.compare import RADIUS, compare, with_gradients
 from vision3d.recon.photometric.step import Observed, solve_step
 from vision3d.recon.refine import RefineConfig, adjust
@@ -213,9 +213,8 @@ def _from_outlines(
     found = tangencies(outlines, [views[number[name]].cam_from_world for name in outlines.names])
     if not len(found.off):
         return None
-    spread = max(SHARPEST_PX, 1.4826 * float(np.median(np.abs(found.off))))
     order = np.array([number[name] for name in outlines.names])
-    return normal_equations(replace(found, i=order[found.i], j=order[found.j]), len(views), spread)
+    return normal_equations(replace(found, i=order[found.i], j=order[found.j]), len(views), scatter_px(found))
 
 
 def _compared(

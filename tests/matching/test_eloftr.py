@@ -21,6 +21,7 @@ from vision3d.matching.eloftr.checkpoint import build_eloftr
 from vision3d.matching.eloftr.coarse import _likely_pairs, confidence_matrix, match_cells
 from vision3d.matching.eloftr.doubling import double_and_add
 from vision3d.matching.eloftr.fine import match_windows, pixel_confidence, windows
+from vision3d.matching.eloftr.fine_features import _near
 from vision3d.matching.eloftr.likely_pairs import TINY, likely_pairs
 from vision3d.matching.eloftr.match_windows import match_windows_in_cache
 from vision3d.matching.eloftr.matcher import EfficientLoFTRMatcher
@@ -215,6 +216,15 @@ def test_likely_pairs_do_not_depend_on_threads() -> None:
 def test_likely_pairs_of_next_to_nothing(n: int, m: int) -> None:
     row, column, confidence = likely_pairs(torch.ones(n, 4), torch.ones(m, 4), 0.2)
     assert row.tolist() == column.tolist() == [0] * min(n, m) and np.allclose(confidence, 1)
+
+
+@pytest.mark.parametrize(("scale", "reach"), [(2, 3), (2, 2), (4, 2), (4, 1)])
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_tiles_near_wanted_cells_are_those_of_their_pixels(scale: int, reach: int, share: float) -> None:
+    mask = torch.rand(2, 12, 20, generator=torch.Generator().manual_seed(8)) < share
+    pixels = mask.float()[:, None].repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    near = F.max_pool2d(pixels, 2 * reach + 1, 1, reach)
+    assert torch.equal(_near(mask, scale, reach), F.max_pool2d(near, 4)[:, 0].nonzero())
 
 
 def test_a_doubled_map_is_added_as_by_interpolation() -> None:

@@ -1,9 +1,12 @@
 """3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3) (Lavin and Gray, CVPR 2016) on a CPU, on all tiles or some.
 
-A quarter of the multiplications of the direct way. Channels come last, float32 only; the readable twin is
+A quarter of the multiplications of the direct way. Channels come last, maps are float32; the readable twin is
 `torch.nn.functional.conv2d`. Tiles of 4 x 4 px that nobody asks for are not computed. Both transforms and the products
 of a block of tiles stay in one core's cache. The polynomials are evaluated at 0, +-0.625, +-1.5 and infinity: rounding
 errors are less than half of those at the usual 0, +-1, +-2 (after Barabasz et al., ACM TOMS 2020).
+
+Products are of float32 or, twice as fast and about as exact as bfloat16, of 16-bit integers: each tile's values share a
+scale, and so do each output's weights, in such a way that no sum can leave 32 bits.
 """
 
 from __future__ import annotations
@@ -19,13 +22,14 @@ from numba import njit, prange
 from torch import Tensor
 
 from vision3d.core.stack_memory import floats_on_stack
-from vision3d.sparse.microkernels import ROWS, add_rows, lanes, take_ticket, vectors_at_once
+from vision3d.matching.short_products import COLUMNS, in_pairs, in_panels, short_columns, unit_for
+from vision3d.sparse.microkernels import ROWS, lanes, magnitudes, set_rows, stored_as, take_ticket
 from vision3d.sparse.threads import use_torch_threads
 
 TILE = 4
 POINTS = 36  # 6 x 6 values that a tile's input becomes
-BLOCK = 96  # tiles that a thread takes at once, at most; a multiple of ROWS
-PART = 32  # channels that are transformed at once
+BLOCK = 24  # tiles that a thread takes at once, at most; a multiple of ROWS
+PART = 32  # channels that go in at once
 NEAR, FAR = 0.625, 1.5  # where polynomials are evaluated, with either sign, besides 0 and infinity
 
 _ROWS = ROWS
@@ -36,33 +40,75 @@ _SUM, _PRODUCT = np.float32(NEAR**2 + FAR**2), np.float32(NEAR**2 * FAR**2)
 # Distances of the rows and columns of a tile in the working memory.
 _I1, _I2, _I3, _I4, _I5 = (np.uint64(6 * PART * i) for i in range(1, 6))
 _J1, _J2, _J3, _J4, _J5 = (np.uint64(PART * j) for j in range(1, 6))
+_OUT_I1, _OUT_I2, _OUT_I3 = (np.uint64(6 * COLUMNS * i) for i in range(1, 4))
+_OUT_J1, _OUT_J2, _OUT_J3, _OUT_J4, _OUT_J5 = (np.uint64(COLUMNS * j) for j in range(1, 6))
+_2, _3, _4, _5 = (np.uint64(i) for i in range(2, 6))
 _input_part = floats_on_stack(POINTS * PART)
-_output_part = floats_on_stack(TILE * 6 * PART)
+_output_part = floats_on_stack(TILE * 6 * COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
 class WinogradKernel:
     """A 3x3 kernel in Winograd's domain, with its bias; slope: of the leaky ReLU that follows (0 ReLU, 1 none)."""
 
-    panels: Float[Tensor, "36 p c s"]
-    """Weights, s of the outputs side by side; beyond the last output they are zero."""
+    panels: Float[Tensor, "36 p c s"] | Int[Tensor, "36 p k s"]
+    """Weights, s of the outputs side by side; beyond the last output they are zero. int32: pairs of 16-bit integers."""
     bias: Float[Tensor, " d"]
     slope: float
+    gain_in: Float[Tensor, " 6"]
+    """What rows and columns of a tile's values are multiplied by,"""
+    gain_out: Float[Tensor, " 6"]
+    """of its products,"""
+    spread: Float[Tensor, " d"]
+    """and the outputs: ones for float32."""
+
+    @property
+    def short(self) -> bool:
+        """Whether products are of 16-bit integers."""
+        return self.panels.dtype == torch.int32
 
 
-def winograd_kernel(weight: Float[Tensor, "d c 3 3"], bias: Tensor | None, slope: float) -> WinogradKernel:
-    """Prepares a kernel; done once for a network."""
+def winograd_kernel(
+    weight: Float[Tensor, "d c 3 3"], bias: Tensor | None, slope: float, *, short: bool = False
+) -> WinogradKernel:
+    """Prepares a kernel; done once for a network. short: for products of 16-bit integers.
+
+    ValueError unless `fits` says that it can be.
+    """
+    if not fits(weight):
+        raise ValueError(f"kernels of {PART} or more inputs and of outputs in multiples of {COLUMNS} are needed, "
+                         f"got {list(weight.shape)}")  # fmt: skip
     at = [0.0, NEAR, -NEAR, FAR, -FAR]
     rows = [[q**k / np.prod([q - other for other in at if other != q]) for k in range(3)] for q in at]
     transform = torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
+    gain_in = gain_out = torch.ones(6, dtype=torch.float64)
+    if short:
+        norms = transform.norm(dim=1)
+        gain_in, transform = 1 / _greatest_values(), transform / norms[:, None]
+        gain_out = norms / gain_in
     points = torch.einsum("ik,dckl,jl->ijcd", transform, weight.detach().double(), transform).flatten(0, 1)
-    outputs, width = len(weight), lanes(4)
-    padded = -(-outputs // width) * width
-    side = width * vectors_at_once(padded, 4)
-    points = F.pad(points, (0, padded - outputs))
-    points = points.reshape(POINTS, weight.shape[1], -1, side).transpose(1, 2)
+    outputs = len(weight)
+    if short:
+        points, scale = short_columns(points)
+        panels = in_pairs(in_panels(points))
+    else:
+        scale = torch.ones(outputs)
+        panels = in_panels(points).float().contiguous()
     bias = torch.zeros(outputs) if bias is None else bias.detach().float()
-    return WinogradKernel(points.float().contiguous(), bias.contiguous(), slope)
+    gains = (gain_in.float(), gain_out.float(), (1 / scale).float())
+    return WinogradKernel(panels, bias.contiguous(), slope, *gains)
+
+
+def fits(weight: Float[Tensor, "d c 3 3"]) -> bool:
+    """Whether the channels are such that weights can be a kernel here."""
+    outputs, inputs = weight.shape[:2]
+    return inputs >= PART and inputs % 16 == 0 and outputs % COLUMNS == 0
+
+
+def _greatest_values() -> Tensor:
+    """What the six values of a line come to at most, for inputs of at most 1."""
+    rows = np.array(_line_to_points.py_func(*np.eye(6)))
+    return torch.from_numpy(np.abs(rows).sum(1))
 
 
 def all_tiles(batch: int, height: int, width: int) -> Int[Tensor, "n 3"]:
@@ -78,7 +124,9 @@ def convolve_tiles(
     x: contiguous float32 on the CPU; h and w multiples of 4. ValueError for anything else.
     """
     b, h, w, c = x.shape
-    _, panels, inputs, side = kernel.panels.shape
+    _, panels, depth, side = kernel.panels.shape
+    short = kernel.short
+    inputs = 2 * depth if short else depth
     if h % TILE or w % TILE or x.dtype != torch.float32 or x.device.type != "cpu" or c != inputs:
         raise ValueError(f"float32 maps with sides in multiples of 4 and {inputs} channels are needed, "
                          f"got {list(x.shape)} {x.dtype} on {x.device}")  # fmt: skip
@@ -90,17 +138,24 @@ def convolve_tiles(
     threads = use_torch_threads()
     blocks = threads * -(-len(tiles) // (BLOCK * threads))  # as many for each thread, and full ones
     block = ROWS * -(-len(tiles) // (blocks * ROWS))
+    units = np.empty((b, h, w) if short else (0, 0, 0), np.float32)
+    if short:
+        _units_of_pixels(x.contiguous().numpy(), units)
+    values = np.empty((threads, POINTS * block, c), np.int16 if short else np.float32)
     _convolve(
         x.contiguous().numpy(),
         tiles.numpy(),
         kernel.panels.numpy().reshape(-1),
         kernel.bias.numpy(),
         np.float32(kernel.slope),
+        (kernel.gain_in.numpy(), kernel.gain_out.numpy(), kernel.spread.numpy()),
+        units,
         side // lanes(4),
         side,
         np.arange(POINTS * block),
-        np.empty((threads, POINTS * block, c), np.float32),
-        np.empty((threads, POINTS * panels * (block + 1) * side), np.float32),
+        values,
+        values.view(np.int32) if short else values,
+        np.empty((threads, POINTS * panels * (block + 1) * side), np.int32 if short else np.float32),
         np.zeros(1, np.int64),
         out.numpy(),
     )
@@ -146,12 +201,18 @@ def _bent(y, slope):
 
 @njit(cache=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def _convolve(x, tiles, weights, bias, slope, vectors, side, places, values, products, tickets, out):
-    """Blocks of tiles, each by one thread, in its own `values` [36 tiles, c] and `products` [36, panel, tile, side]."""
-    c, block = x.shape[3], values.shape[1] // 36
+def _convolve(
+    x, tiles, weights, bias, slope, gains, units, vectors, side, places, values, factors, products, tickets, out
+):
+    """Blocks of tiles, each by one thread, in its own `values` [36 tiles, c] and `products` [36, panel, tile, side].
+
+    factors: the values, or pairs of them where they are 16-bit integers, counted in the tiles' greatest units.
+    """
+    block, depth = values.shape[1] // 36, factors.shape[2]
     panels = products.shape[1] // (36 * (block + 1) * side)
     for worker in prange(values.shape[0]):
-        mine, sums = values[worker], products[worker]
+        mine, left_factors, sums = values[worker], factors[worker], products[worker]
+        scales = np.ones(block, np.float32)
         while True:
             first = take_ticket(tickets) * block
             if first >= len(tiles):
@@ -159,41 +220,79 @@ def _convolve(x, tiles, weights, bias, slope, vectors, side, places, values, pro
             count = min(block, len(tiles) - first)
             for t in range(count):
                 item, top, left = tiles[first + t, 0], tiles[first + t, 1] * 4, tiles[first + t, 2] * 4
-                _to_points(x, item, top - 1, left - 1, mine, t, block)
-            sums[:] = np.float32(0)
+                if units.size:
+                    scales[t] = _unit_of_tile(units, item, top - 1, left - 1)
+                _to_points(x, item, top - 1, left - 1, gains[0], np.float32(1) / scales[t], mine, t, block)
             for p in range(36):
                 for panel in range(panels):
                     number = p * panels + panel
-                    w_at, to = number * c * side, number * (block + 1) * side
+                    w_at, to = number * depth * side, number * (block + 1) * side
                     for t in range(0, count, _ROWS):
                         rows, at, base = min(_ROWS, count - t), p * block + t, p * block
-                        add_rows(vectors, mine, weights, w_at, sums, to, places, places, at, rows, base, block, c, side)
+                        set_rows(
+                            vectors,
+                            left_factors,
+                            weights,
+                            w_at,
+                            sums,
+                            to,
+                            places,
+                            places,
+                            at,
+                            rows,
+                            base,
+                            block,
+                            depth,
+                            side,
+                        )
             for t in range(count):
                 item, top, left = tiles[first + t, 0], tiles[first + t, 1] * 4, tiles[first + t, 2] * 4
-                _from_points(sums, t, block, side, bias, slope, out, item, top, left)
+                _from_points(sums, t, block, side, gains[1], scales[t], gains[2], bias, slope, out, item, top, left)
+
+
+@njit(cache=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def _units_of_pixels(x, units):
+    """What each pixel's channels should be counted in, as 16-bit integers."""
+    items, h, w, c = x.shape
+    for line in prange(items * h):
+        for u in range(w):
+            most, squares = magnitudes(x, (line * w + u) * c, c)
+            units[line // h, line % h, u] = unit_for(most, squares)
+
+
+@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def _unit_of_tile(units, item, top, left):
+    """The greatest among a tile's 6 x 6 px of input."""
+    greatest = np.float32(0)
+    for u in range(max(top, 0), min(top + 6, units.shape[1])):
+        for v in range(max(left, 0), min(left + 6, units.shape[2])):
+            greatest = max(greatest, units[item, u, v])
+    return greatest
 
 
 @njit(cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def _to_points(x, item, top, left, values, t, block):
+def _to_points(x, item, top, left, gains, scale, values, t, block):
     """A tile's 6 x 6 px of input, zero off the map, to 36 rows of values: B^T d B of the paper."""
     h, w, c = x.shape[1], x.shape[2], x.shape[3]
     part = _input_part()
-    for first in range(0, c, PART):
-        m = np.uint64(min(PART, c - first))
+    for begin in range(0, c, PART):
+        first = min(begin, c - PART)  # the last part may overlap with the one before it
         for j in range(6):
             v = left + j
             for i in range(6):
                 at = np.uint64((6 * i + j) * PART)
                 u = top + i
                 if 0 <= u < h and 0 <= v < w:
-                    for k in range(m):
-                        part[at + k] = x[item, u, v, np.uint64(first) + k]
+                    for k in range(PART):
+                        part[at + np.uint64(k)] = x[item, u, v, np.uint64(first) + np.uint64(k)]
                 else:
-                    for k in range(m):
-                        part[at + k] = np.float32(0)
-            for k in range(m):
-                at = np.uint64(j * PART) + k
+                    for k in range(PART):
+                        part[at + np.uint64(k)] = np.float32(0)
+            for k in range(PART):
+                at = np.uint64(j * PART) + np.uint64(k)
                 d0, d1, d2 = part[at], part[at + _I1], part[at + _I2]
                 d3, d4, d5 = (
                     part[at + _I3],
@@ -204,8 +303,17 @@ def _to_points(x, item, top, left, values, t, block):
                 part[at], part[at + _I1], part[at + _I2] = v0, v1, v2
                 part[at + _I3], part[at + _I4], part[at + _I5] = v3, v4, v5
         for i in range(6):
-            for k in range(m):
-                at = np.uint64(6 * i * PART) + k
+            g = gains[i] * scale
+            g0, g1, g2, g3, g4, g5 = (
+                g * gains[0],
+                g * gains[1],
+                g * gains[2],
+                g * gains[3],
+                g * gains[4],
+                g * gains[5],
+            )
+            for k in range(PART):
+                at = np.uint64(6 * i * PART) + np.uint64(k)
                 d0, d1, d2 = part[at], part[at + _J1], part[at + _J2]
                 d3, d4, d5 = (
                     part[at + _J3],
@@ -213,45 +321,56 @@ def _to_points(x, item, top, left, values, t, block):
                     part[at + _J5],
                 )
                 v0, v1, v2, v3, v4, v5 = _line_to_points(d0, d1, d2, d3, d4, d5)
-                row, channel = 6 * i * block + t, np.uint64(first) + k
-                values[row, channel], values[row + block, channel] = v0, v1
-                values[row + 2 * block, channel], values[row + 3 * block, channel] = v2, v3
-                values[row + 4 * block, channel], values[row + 5 * block, channel] = v4, v5
+                row, channel = 6 * i * block + t, np.uint64(first) + np.uint64(k)
+                values[row, channel] = stored_as(v0 * g0, values)
+                values[row + block, channel] = stored_as(v1 * g1, values)
+                values[row + 2 * block, channel] = stored_as(v2 * g2, values)
+                values[row + 3 * block, channel] = stored_as(v3 * g3, values)
+                values[row + 4 * block, channel] = stored_as(v4 * g4, values)
+                values[row + 5 * block, channel] = stored_as(v5 * g5, values)
 
 
 @njit(cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def _from_points(sums, t, block, side, bias, slope, out, item, top, left):
+def _from_points(sums, t, block, side, gains, scale, spread, bias, slope, out, item, top, left):
     """36 rows of products to the tile's 4 x 4 px: A^T m A of the paper, bias, leaky ReLU."""
     d = out.shape[3]
     part = _output_part()
-    panels = -(-d // side)
+    panels = d // side
     step = np.uint64(panels * (block + 1) * side)  # from point to point
     row = np.uint64(6) * step
-    chunk = min(PART, side)
-    for first in range(0, d, chunk):
-        m = np.uint64(min(chunk, d - first))
+    for first in range(0, d, COLUMNS):
         at0 = np.uint64((first // side * (block + 1) + t) * side + first % side)
         for j in range(6):
-            for k in range(m):
-                at = at0 + np.uint64(j) * step + k
-                m0, m1, m2 = sums[at], sums[at + row], sums[at + np.uint64(2) * row]
-                m3, m4, m5 = sums[at + np.uint64(3) * row], sums[at + np.uint64(4) * row], sums[at + np.uint64(5) * row]
-                to = np.uint64(j * PART) + k
+            g = gains[j] * scale
+            g0, g1, g2, g3, g4, g5 = (
+                g * gains[0],
+                g * gains[1],
+                g * gains[2],
+                g * gains[3],
+                g * gains[4],
+                g * gains[5],
+            )
+            for k in range(COLUMNS):
+                at = at0 + np.uint64(j) * step + np.uint64(k)
+                m0, m1 = g0 * np.float32(sums[at]), g1 * np.float32(sums[at + row])
+                m2, m3 = g2 * np.float32(sums[at + _2 * row]), g3 * np.float32(sums[at + _3 * row])
+                m4, m5 = g4 * np.float32(sums[at + _4 * row]), g5 * np.float32(sums[at + _5 * row])
+                to = np.uint64(j * COLUMNS) + np.uint64(k)
                 y0, y1, y2, y3 = _line_from_points(m0, m1, m2, m3, m4, m5)
-                part[to], part[to + _I1], part[to + _I2], part[to + _I3] = y0, y1, y2, y3
+                part[to], part[to + _OUT_I1], part[to + _OUT_I2], part[to + _OUT_I3] = y0, y1, y2, y3
         for i in range(4):
-            for k in range(m):
-                at, channel = np.uint64(6 * i * PART) + k, np.uint64(first) + k
-                m0, m1, m2 = part[at], part[at + _J1], part[at + _J2]
+            for k in range(COLUMNS):
+                at, channel = np.uint64(6 * i * COLUMNS) + np.uint64(k), np.uint64(first) + np.uint64(k)
+                m0, m1, m2 = part[at], part[at + _OUT_J1], part[at + _OUT_J2]
                 m3, m4, m5 = (
-                    part[at + _J3],
-                    part[at + _J4],
-                    part[at + _J5],
+                    part[at + _OUT_J3],
+                    part[at + _OUT_J4],
+                    part[at + _OUT_J5],
                 )
                 y0, y1, y2, y3 = _line_from_points(m0, m1, m2, m3, m4, m5)
-                shift = bias[channel]
-                out[item, top + i, left, channel] = _bent(y0 + shift, slope)
-                out[item, top + i, left + 1, channel] = _bent(y1 + shift, slope)
-                out[item, top + i, left + 2, channel] = _bent(y2 + shift, slope)
-                out[item, top + i, left + 3, channel] = _bent(y3 + shift, slope)
+                times, shift = spread[channel], bias[channel]
+                out[item, top + i, left, channel] = _bent(times * y0 + shift, slope)
+                out[item, top + i, left + 1, channel] = _bent(times * y1 + shift, slope)
+                out[item, top + i, left + 2, channel] = _bent(times * y2 + shift, slope)
+                out[item, top + i, left + 3, channel] = _bent(times * y3 + shift, slope)

@@ -1,4 +1,4 @@
-"""The 3x3 convolutions of a fused network: Winograd on a CPU in float32, the framework's anywhere else."""
+"""The 3x3 convolutions of a fused network: by our kernels on a CPU where they are faster, else by the framework's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vision3d.matching.winograd import TILE, WinogradKernel, all_tiles, convolve_tiles, winograd_kernel
+from vision3d.matching.eloftr.short_conv import convolve_strided, strided_kernel
+from vision3d.matching.short_products import COLUMNS, ShortMatrix
+from vision3d.matching.winograd import TILE, WinogradKernel, all_tiles, convolve_tiles, fits, winograd_kernel
 from vision3d.sparse.threads import use_torch_threads
 
 FEW = 2  # tiles are few where so many times as many would not fill the maps
@@ -30,12 +32,17 @@ class FastConv(nn.Module):
         self.register_buffer("weight", weight.detach().clone(), persistent=saved)
         self.register_buffer("bias", bias.detach().clone(), persistent=saved)
         self.stride, self.slope = stride, slope
-        self._prepared: WinogradKernel | None = None
+        self.short = False
+        """whether to multiply 16-bit integers instead of float32; see `precision.to_bfloat16`"""
+        self._prepared: WinogradKernel | ShortMatrix | None = None
 
     def forward(self, x: Float[Tensor, "b c h w"], tiles: Int[Tensor, "n 3"] | None = None) -> Float[Tensor, "b d i j"]:
         """The response, channels last in memory. Pixels outside `tiles` (item, row, column of 4 x 4 px) may hold
         anything; None: all are wanted.
         """
+        if self._by_strides(x):
+            made = convolve_strided(x.permute(0, 2, 3, 1).contiguous(), self._strided(), self.bias, self.slope)
+            return made.permute(0, 3, 1, 2)
         if not self._by_winograd(x, tiles):
             y = F.conv2d(x, self.weight, self.bias, self.stride, 1)
             return F.leaky_relu(y, self.slope) if self.slope < 1 else y
@@ -51,11 +58,22 @@ class FastConv(nn.Module):
         usual = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and few)
         plain = usual and x.device.type == "cpu" and not torch.is_grad_enabled()
         large = min(self.weight.shape[:2]) >= 32  # below, transforms cost more than they save
-        return plain and large and self.stride == 1 and not (x.shape[2] % TILE or x.shape[3] % TILE)
+        whole = self.stride == 1 and not (x.shape[2] % TILE or x.shape[3] % TILE)
+        return plain and large and whole and fits(self.weight)
+
+    def _by_strides(self, x: Tensor) -> bool:
+        plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
+        fit = not any(channels % COLUMNS for channels in self.weight.shape[:2])
+        return self.short and plain and fit and self.stride == 2
+
+    def _strided(self) -> ShortMatrix:
+        if not isinstance(self._prepared, ShortMatrix):
+            self._prepared = strided_kernel(self.weight)
+        return self._prepared
 
     def _kernel(self) -> WinogradKernel:
-        if self._prepared is None:
-            self._prepared = winograd_kernel(self.weight, self.bias, self.slope)
+        if not isinstance(self._prepared, WinogradKernel) or self._prepared.short != self.short:
+            self._prepared = winograd_kernel(self.weight, self.bias, self.slope, short=self.short)
         return self._prepared
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:

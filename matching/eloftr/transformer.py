@@ -6,6 +6,8 @@ says about 4x4 cells is interpolated back to single cells.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,7 +16,9 @@ from torch import Tensor, nn
 from vision3d.matching.eloftr.cell_update import update_cells_in_blocks
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
 from vision3d.matching.eloftr.rotary import rotary_table, rotate
+from vision3d.matching.eloftr.short_cell_update import update_cells_short
 from vision3d.matching.eloftr.valid import Extents
+from vision3d.matching.short_products import ShortMatrix, short_matrix
 
 GROUP = 4  # cells a side of what is aggregated
 CELL = 8  # px a side of a cell
@@ -39,6 +43,9 @@ class AggregatedAttention(nn.Module):
             nn.Linear(2 * width, width, bias=False),
         )
         self.norm2 = nn.LayerNorm(width)
+        self.short = False
+        """whether a CPU multiplies 16-bit integers instead of float32; see `precision.to_bfloat16`"""
+        self._matrices: tuple[ShortMatrix, ShortMatrix] | None = None
 
     def forward(
         self,
@@ -68,9 +75,18 @@ class AggregatedAttention(nn.Module):
         grid = extents.extend(grid, CELL * GROUP).permute(0, 2, 3, 1).contiguous()
         cells, second = x.permute(0, 2, 3, 1), self.mlp.get_parameter("2.weight")
         plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
-        update = update_cells_in_blocks if plain else update_cells
-        made = update(cells.contiguous(), grid, first[:, :c], second, SLOPE, self.norm2)
+        if plain and self.short:
+            if self._matrices is None:
+                self._matrices = short_matrix(first[:, :c]), short_matrix(second)
+            made = update_cells_short(cells.contiguous(), grid, *self._matrices, SLOPE, self.norm2)
+        else:
+            update = update_cells_in_blocks if plain else update_cells
+            made = update(cells.contiguous(), grid, first[:, :c], second, SLOPE, self.norm2)
         return extents.clear(made.permute(0, 3, 1, 2), CELL)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._matrices = None
+        super()._load_from_state_dict(*arguments, **options)
 
 
 def update_cells(

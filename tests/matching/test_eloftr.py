@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vision3d.core import Image
 from vision3d.errors import UsageError, Vision3DError
-from vision3d.matching.eloftr import EfficientLoFTR, EfficientLoFTRConfig, cell_update, precision
+from vision3d.matching.eloftr import EfficientLoFTR, EfficientLoFTRConfig, cell_update
 from vision3d.matching.eloftr.checkpoint import build_eloftr
 from vision3d.matching.eloftr.doubling import double_and_add
 from vision3d.matching.eloftr.fine import match_windows, pixel_confidence, windows
@@ -74,19 +74,6 @@ def _away_from_reference(net: EfficientLoFTR, *photos: Tensor) -> list[float]:
         cells = net.features(*photos).cells
     rows = [c[0].flatten(1).T[torch.from_numpy(REFERENCE["order"])].numpy() for c in cells]
     return [float(abs(ours - REFERENCE[name]).max()) for ours, name in zip(rows, ("cells0", "cells1"), strict=True)]
-
-
-def test_bfloat16_where_the_processor_has_none(net: EfficientLoFTR, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "HAS_BFLOAT16", False)
-    low = precision.to_bfloat16(copy.deepcopy(net).fuse())
-    for name, value in low.state_dict().items():
-        assert torch.equal(value, value.bfloat16().to(value.dtype)), name
-    photos = shifted_photos()
-    with torch.inference_mode():
-        exact, rounded = net.features(*photos).cells[0], low.features(*photos).cells[0]
-        emulated = copy.deepcopy(net).fuse().to(torch.bfloat16).features(*photos).cells[0]
-    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
-    assert (rounded - exact).square().mean() < (emulated - exact).square().mean()
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 3), (1, 5), (7, 9)])

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from vision3d.matching.winograd import all_tiles, convolve_tiles, winograd_kernel
+from vision3d.sparse.microkernels import HAS_SHORT_PAIRS
 
 
-@pytest.mark.parametrize(("channels", "outputs", "slope"), [(3, 5, 1.0), (32, 16, 0.0), (17, 33, 0.01)])
+@pytest.mark.parametrize(("channels", "outputs", "slope"), [(32, 16, 1.0), (64, 32, 0.0), (80, 48, 0.01)])
 def test_equals_the_direct_convolution(channels: int, outputs: int, slope: float) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 8, 12, channels, generator=generator)
@@ -25,20 +26,42 @@ def test_equals_the_direct_convolution(channels: int, outputs: int, slope: float
     assert int((some != 0).any(3).sum()) <= 32
 
 
-def test_no_tile_costs_nothing_and_wrong_maps_are_refused() -> None:
-    kernel = winograd_kernel(torch.randn(4, 3, 3, 3), None, 1.0)
+@pytest.mark.skipif(not HAS_SHORT_PAIRS, reason="this CPU has no products of 16-bit integers")
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("alike", [False, True])  # numbers alike make the greatest sums
+def test_16_bit_integers_are_closer_than_bfloat16_and_never_too_large(scale: float, alike: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.ones(1, 8, 12, 256) if alike else torch.randn(1, 8, 12, 256, generator=generator).relu()
+    weight = torch.ones(16, 256, 3, 3) if alike else torch.randn(16, 256, 3, 3, generator=generator)
+    x, weight = x * scale, weight * torch.logspace(-3, 3, 16)[:, None, None, None]
+    weight[3] = 0
+    maps = x.permute(0, 3, 1, 2)
+    expected = F.conv2d(maps.double(), weight.double(), padding=1).permute(0, 2, 3, 1)
+    rounded = F.conv2d(maps.bfloat16().double(), weight.bfloat16().double(), padding=1).permute(0, 2, 3, 1)
+    made = convolve_tiles(x, winograd_kernel(weight, None, 1.0, short=True), all_tiles(1, 8, 12))
+    size = expected.square().mean((0, 1, 2)).sqrt()
+    error, allowed = ((m - expected).square().mean((0, 1, 2)).sqrt() for m in (made, rounded))
+    assert (error <= (1e-3 * size if alike else 0.8 * allowed)).all() and not made[..., 3].any()
+
+
+def test_no_tile_costs_nothing_and_what_does_not_fit_is_refused() -> None:
+    kernel = winograd_kernel(torch.randn(16, 32, 3, 3), None, 1.0)
     empty = torch.zeros(0, 3, dtype=torch.int64)
-    assert not convolve_tiles(torch.ones(1, 4, 4, 3), kernel, empty).any()
+    assert not convolve_tiles(torch.ones(1, 4, 4, 32), kernel, empty).any()
     with pytest.raises(ValueError, match="multiples of 4"):
-        convolve_tiles(torch.ones(1, 6, 4, 3), kernel, empty)
-    with pytest.raises(ValueError, match="3 channels"):
-        convolve_tiles(torch.ones(1, 4, 4, 2), kernel, empty)
+        convolve_tiles(torch.ones(1, 6, 4, 32), kernel, empty)
+    with pytest.raises(ValueError, match="32 channels"):
+        convolve_tiles(torch.ones(1, 4, 4, 48), kernel, empty)
+    for outputs, inputs in ((8, 32), (16, 16), (16, 40)):
+        with pytest.raises(ValueError, match="kernels of 32 or more inputs"):
+            winograd_kernel(torch.randn(outputs, inputs, 3, 3), None, 1.0)
 
 
-def test_threads_do_not_change_a_bit() -> None:
+@pytest.mark.parametrize("short", [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_SHORT_PAIRS, reason=""))])
+def test_threads_do_not_change_a_bit(short: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    kernel = winograd_kernel(torch.randn(48, 40, 3, 3, generator=generator), None, 0.0)
-    x = torch.randn(2, 40, 52, 40, generator=generator)
+    kernel = winograd_kernel(torch.randn(48, 48, 3, 3, generator=generator), None, 0.0, short=short)
+    x = torch.randn(2, 40, 52, 48, generator=generator)
     before = torch.get_num_threads()
     made = []
     for threads in (1, 2):

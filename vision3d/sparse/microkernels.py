@@ -24,6 +24,8 @@ VECTORS = 2 if VECTOR_BYTES == 32 else 4
 ROWS = 6
 HAS_BFLOAT16 = _WIDE and bool(_FEATURES.get("avx512bf16"))
 """Whether the CPU multiplies pairs of bfloat16 and adds them up in float32."""
+HAS_SHORT_PAIRS = bool(_FEATURES.get("avx512bw" if _WIDE else "avx2"))
+"""Whether the CPU multiplies pairs of 16-bit integers and adds them up in 32 bits: about twice as fast as float32."""
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -83,6 +85,18 @@ def _dot_pairs(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(function, (c, builder.bitcast(a, pairs), builder.bitcast(b, pairs)))
 
 
+def _dot_short_pairs(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """c + a[0] b[0] + a[1] b[1] in every lane, a and b being pairs of 16-bit integers, c of 32 bits."""
+    width = c.type.count
+    pairs = ir.VectorType(_I16, 2 * width)
+    name = "llvm.x86.avx512.pmaddw.d.512" if width == 16 else "llvm.x86.avx2.pmadd.wd"
+    function = builder.module.declare_intrinsic(name, (), ir.FunctionType(c.type, (pairs, pairs)))
+    return builder.add(c, builder.call(function, (builder.bitcast(a, pairs), builder.bitcast(b, pairs))))
+
+
+_PRODUCTS = {types.uint32: _dot_pairs, types.int32: _dot_short_pairs}
+
+
 def _widened(builder: Any, value: Any, kind: Any, sum_kind: Any) -> Any:
     """A number as the sums have it: uint16 is bfloat16, the upper half of a float32."""
     if kind != types.uint16:
@@ -99,10 +113,12 @@ def _accumulate(
     vectors: int,
     left: Callable[[Any, int], Any],
     product: Callable[[Any, Any, Any, Any], Any] = _fused_multiply_add,
+    fresh: bool = False,
 ) -> None:
     """sums[r] += left(step, r) * rows[step * row_step :] over all steps (at least one), the sums being in registers.
 
-    sums, rows: pointers to numbers, of which `vectors` vectors are taken; sums are float32 or float64.
+    fresh: what was in the sums is forgotten.
+    sums, rows: pointers to numbers, of which `vectors` vectors are taken; sums are float32, float64 or int32.
     """
     width = lanes(8 if isinstance(sums[0].type.pointee, ir.DoubleType) else 4)
 
@@ -111,7 +127,10 @@ def _accumulate(
         return builder.bitcast(builder.gep(pointer, [ir.Constant(_I64, v * width)]), kind.as_pointer())
 
     places = [[vector_at(pointer, v) for v in range(vectors)] for pointer in sums]
-    totals = [[builder.load(place, align=4) for place in row] for row in places]
+    if fresh:
+        totals = [[ir.Constant(place.type.pointee, None) for place in row] for row in places]
+    else:
+        totals = [[builder.load(place, align=4) for place in row] for row in places]
     before = builder.block
     loop, done = builder.append_basic_block("loop"), builder.append_basic_block("done")
     builder.branch(loop)
@@ -139,8 +158,8 @@ def _accumulate(
             builder.store(value, place, align=4)
 
 
-def _add_rows(vectors: int) -> Any:
-    """Adds rows of features times a block of weights to rows of sums, at most ROWS rows at once."""
+def _add_rows(vectors: int, fresh: bool) -> Any:
+    """Adds rows of features times a block of weights to rows of sums, at most ROWS rows at once; fresh: to zero."""
 
     @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
     def add_rows(
@@ -162,8 +181,9 @@ def _add_rows(vectors: int) -> Any:
         """sums[out_rows[p] - base, :] += features[in_rows[p], :] @ weight for first <= p < first + count, count >= 1.
 
         weight_at, sums_at: where the block begins in the flat weight and sums, whose rows are `columns` apart; it is
-        `vectors` vectors wide. depth: numbers in a row of features: float32, float64, bfloat16 as uint16, or pairs of
-        bfloat16 as uint32, and then of the weights as well. spare: a row of sums that may be overwritten.
+        `vectors` vectors wide. depth: numbers in a row of features: float32, float64, bfloat16 as uint16, or pairs (of
+        the weights as well): of bfloat16 as uint32, of 16-bit integers as int32, whose sums are int32. spare: a row of
+        sums that may be overwritten.
         """
         integer = types.int64
         signature = types.void(features, weight, integer, sums, integer, in_rows, out_rows, *(integer,) * 6)
@@ -188,8 +208,8 @@ def _add_rows(vectors: int) -> Any:
             def left(step: Any, r: int) -> Any:
                 return _widened(builder, builder.load(builder.gep(x_rows[r], [step])), features.dtype, kind)
 
-            product = _dot_pairs if features.dtype == types.uint32 else _fused_multiply_add
-            _accumulate(builder, depth, sum_rows, block, columns, vectors, left, product)
+            product = _PRODUCTS.get(features.dtype, _fused_multiply_add)
+            _accumulate(builder, depth, sum_rows, block, columns, vectors, left, product, fresh)
             return context.get_dummy_value()
 
         return signature, build
@@ -252,9 +272,13 @@ def take_ticket(typing_context: Any, counter: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def stored_as(typing_context: Any, value: Any, array: Any) -> Any:
-    """value as an element of the array: bfloat16, rounded to nearest even, if that is uint16, else as it is."""
+    """value as an element of the array: bfloat16 if that is uint16, an integer (from -2^15 to 2^15 - 1) if int16, both
+    rounded to nearest even, else as it is."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if array.dtype == types.int16:  # float32 has no digits below 1 from 2^23 on
+            shifted = builder.fadd(args[0], ir.Constant(args[0].type, 1.5 * 2**23))
+            return builder.trunc(builder.bitcast(shifted, _I32), _I16)
         if array.dtype != types.uint16:
             return args[0]
         bits = builder.bitcast(args[0], _I32)
@@ -264,6 +288,36 @@ def stored_as(typing_context: Any, value: Any, array: Any) -> Any:
         return builder.trunc(builder.select(invalid, ir.Constant(_I32, 0x7FC0), rounded), _I16)
 
     return array.dtype(value, array), build
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def magnitudes(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
+    """Of `count` float32 of a contiguous array, from flat place `at` on: the greatest magnitude and the sum of squares.
+
+    count: a multiple of 16.
+    """
+    result = types.UniTuple(types.float32, 2)
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector, number = ir.VectorType(ir.FloatType(), 16), ir.FloatType()
+        begin = builder.gep(_data(context, builder, array, args[0]), [args[1]])
+        most, squares = (cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(2))
+        size = builder.module.declare_intrinsic("llvm.fabs.v16f32", (), ir.FunctionType(vector, (vector,)))
+        with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), args[2], ir.Constant(_I64, 16)) as (k, _):
+            value = builder.load(builder.bitcast(builder.gep(begin, [k]), vector.as_pointer()), align=4)
+            builder.store(_fused_multiply_add(builder, value, value, builder.load(squares)), squares)
+            value, before = builder.call(size, (value,)), builder.load(most)
+            builder.store(builder.select(builder.fcmp_ordered(">", value, before), value, before), most)
+        largest = builder.module.declare_intrinsic(
+            "llvm.vector.reduce.fmax.v16f32", (), ir.FunctionType(number, (vector,))
+        )
+        total = builder.module.declare_intrinsic(
+            "llvm.vector.reduce.fadd.v16f32", (), ir.FunctionType(number, (number, vector))
+        )
+        sums = builder.call(total, (ir.Constant(number, 0.0), builder.load(squares)), fastmath=("reassoc",))
+        return context.make_tuple(builder, result, (builder.call(largest, (builder.load(most),)), sums))
+
+    return result(array, types.int64, types.int64), build
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
@@ -295,25 +349,47 @@ def copy_row(typing_context: Any, source: Any, row: Any, target: Any, at: Any, c
     return types.void(source, integer, target, integer, integer), build
 
 
-_add_rows_1, _add_rows_2, _add_rows_most = _add_rows(1), _add_rows(2), _add_rows(VECTORS)
 add_outer_1, add_outer_2, add_outer_4 = _add_outer(1), _add_outer(2), _add_outer(VECTORS)
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-@no_type_check
-def add_rows(
-    vectors, features, weight, weight_at, sums, sums_at, in_rows, out_rows, first, count, base, spare, depth, columns
-):  # pragma: no cover (compiled)
-    """Rows of features times a block of weights, `vectors` vectors wide, added to rows of sums: see `_add_rows`."""
-    if vectors == VECTORS:
-        _add_rows_most(
-            features, weight, weight_at, sums, sums_at, in_rows, out_rows, first, count, base, spare, depth, columns
-        )
-    elif vectors == 2:
-        _add_rows_2(
-            features, weight, weight_at, sums, sums_at, in_rows, out_rows, first, count, base, spare, depth, columns
-        )
-    else:
-        _add_rows_1(
-            features, weight, weight_at, sums, sums_at, in_rows, out_rows, first, count, base, spare, depth, columns
-        )
+def _any_width(fresh: bool) -> Any:
+    one, two, most = (_add_rows(vectors, fresh) for vectors in (1, 2, VECTORS))
+
+    @njit(inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+    @no_type_check
+    def rows_times_block(
+        vectors,
+        features,
+        weight,
+        weight_at,
+        sums,
+        sums_at,
+        in_rows,
+        out_rows,
+        first,
+        count,
+        base,
+        spare,
+        depth,
+        columns,
+    ):  # pragma: no cover (compiled)
+        if vectors == VECTORS:
+            most(
+                features, weight, weight_at, sums, sums_at, in_rows, out_rows, first, count, base, spare, depth, columns
+            )
+        elif vectors == 2:
+            two(
+                features, weight, weight_at, sums, sums_at, in_rows, out_rows, first, count, base, spare, depth, columns
+            )
+        else:
+            one(
+                features, weight, weight_at, sums, sums_at, in_rows, out_rows, first, count, base, spare, depth, columns
+            )
+
+    return rows_times_block
+
+
+add_rows = _any_width(fresh=False)
+"""Rows of features times a block of weights, `vectors` vectors wide, added to rows of sums: see `_add_rows`."""
+set_rows = _any_width(fresh=True)
+"""The same, but what was in the rows of sums is forgotten."""

@@ -1,0 +1,120 @@
+"""Efficient LoFTR with products of 16-bit integers, where the processor has none of bfloat16."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from eloftr_scenes import NARROW, seeded_weights, shifted_photos
+from torch import Tensor
+
+from vision3d.matching.eloftr import EfficientLoFTR, EfficientLoFTRConfig, precision
+from vision3d.matching.eloftr.fast_conv import FastConv
+from vision3d.matching.eloftr.short_cell_update import update_cells_short
+from vision3d.matching.eloftr.short_conv import convolve_strided, strided_kernel
+from vision3d.matching.eloftr.transformer import AggregatedAttention, update_cells
+from vision3d.matching.short_products import MOST, NORM, short_columns, short_matrix
+from vision3d.sparse.microkernels import HAS_SHORT_PAIRS
+
+pytestmark = pytest.mark.skipif(not HAS_SHORT_PAIRS, reason="this CPU has no products of 16-bit integers")
+
+
+def _relative(made: Tensor, expected: Tensor) -> float:
+    return float((made - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("inputs", [2, 64, 512])
+@pytest.mark.parametrize("alike", [False, True])
+def test_no_sum_of_products_can_leave_32_bits(inputs: int, alike: bool) -> None:
+    weight = torch.randn(1, inputs, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = torch.ones_like(weight) if alike else weight
+    columns, scale = short_columns(weight)
+    assert columns.abs().max() <= MOST and columns.norm(dim=1).max() * (NORM + 0.5 * inputs**0.5) < 2**31
+    assert columns.norm(dim=1).min() > 0.9 * 2**31 / NORM or columns.abs().max() > 0.9 * MOST
+    assert ((columns / scale - weight).abs() <= 0.5 / scale).all()
+    assert short_columns(0 * weight)[1].isfinite().all()
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(12, 20, 64), (7, 9, 16), (1, 1, 32)])
+@pytest.mark.parametrize("alike", [False, True])
+def test_strided_convolution_equals_the_twin(height: int, width: int, channels: int, alike: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.ones(2, height, width, channels)
+    if not alike:
+        x = torch.randn(2, height, width, channels, generator=generator) * torch.logspace(-4, 4, width)[:, None]
+    weight, bias = torch.randn(48, channels, 3, 3, generator=generator), torch.zeros(48)
+    weight = torch.ones_like(weight) if alike else weight
+    right = F.leaky_relu(F.conv2d(x.permute(0, 3, 1, 2).double(), weight.double(), None, 2, 1), 0.1)
+    made = convolve_strided(x, strided_kernel(weight), bias, 0.1).permute(0, 3, 1, 2)
+    for column in range(right.shape[3]):  # each has its own unit
+        assert _relative(made[..., column], right[..., column]) < 1e-3
+    shifted = convolve_strided(x * 0, strided_kernel(weight), torch.arange(48.0), 0.1)
+    assert torch.equal(shifted, torch.arange(48.0).expand_as(shifted))
+    with pytest.raises(ValueError, match="multiple of 16, got 8"):
+        strided_kernel(weight[:8])
+
+
+@pytest.mark.parametrize(("rows", "columns", "width"), [(2, 3, 32), (1, 5, 96), (3, 2, 256)])
+def test_cells_updated_with_short_products_equal_the_twin(rows: int, columns: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4 * rows, 4 * columns, width, generator=generator)
+    x[0, 0, 1] *= 1e3
+    x[0, 0, 2] = 0
+    grid = torch.randn(2, rows, columns, 2 * width, generator=generator)
+    first = torch.randn(2 * width, width, generator=generator) / width**0.5
+    second = torch.randn(width, 2 * width, generator=generator) / width**0.5
+    norm = torch.nn.LayerNorm(width)
+    torch.nn.init.normal_(norm.weight, generator=generator)
+    torch.nn.init.normal_(norm.bias, generator=generator)
+    with torch.inference_mode():
+        expected = update_cells(x, grid, first, second, 0.01, norm)
+        made = update_cells_short(x, grid, short_matrix(first), short_matrix(second), 0.01, norm)
+    assert _relative(made - x, expected - x) < 1e-3
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = update_cells_short(x, grid, short_matrix(first), short_matrix(second), 0.01, norm)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(alone, made)
+
+
+def test_closer_to_float32_than_bfloat16_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "HAS_BFLOAT16", False)
+    net = EfficientLoFTR(NARROW).eval()
+    net.load_state_dict(seeded_weights(net))
+    net.fuse()
+    low = precision.to_bfloat16(copy.deepcopy(net))
+    photos = shifted_photos()
+    with torch.inference_mode():
+        exact, rounded = net.features(*photos).cells[0], low.features(*photos).cells[0]
+        emulated = copy.deepcopy(net).to(torch.bfloat16).features(*photos).cells[0]
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    assert (rounded - exact).square().mean() < 0.1 * (emulated - exact).square().mean()
+
+
+def test_kernels_follow_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "HAS_BFLOAT16", False)
+    photos = shifted_photos()
+    nets = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        nets.append(precision.to_bfloat16(EfficientLoFTR(NARROW)))
+    with torch.inference_mode():
+        before, other = (net.features(*photos).cells[0] for net in nets)
+        nets[0].load_state_dict(nets[1].state_dict())
+        assert torch.equal(nets[0].features(*photos).cells[0], other) and not torch.equal(before, other)
+    assert all(m.short for m in nets[0].modules() if isinstance(m, FastConv | AggregatedAttention))
+
+
+def test_float32_where_the_processor_has_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "HAS_BFLOAT16", False)
+    monkeypatch.setattr(precision, "HAS_SHORT_PAIRS", False)
+    torch.manual_seed(0)
+    net = EfficientLoFTR(EfficientLoFTRConfig.compact()).eval()
+    photos = shifted_photos()
+    with torch.inference_mode():
+        exact = copy.deepcopy(net).fuse().features(*photos).cells[0]
+        assert torch.equal(precision.to_bfloat16(net).features(*photos).cells[0], exact)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from numba import njit, prange
 from torch import Tensor, nn
 
+from vision3d.matching.winograd import empty
 from vision3d.sparse.threads import use_torch_threads
 
 BLOCK = 1600  # cells at once, about
@@ -34,7 +35,7 @@ def update_cells_in_blocks(
     b, h, w, c = x.shape
     lines = max(1, min(h, BLOCK // w))
     hidden, update = x.new_empty(lines * w, len(weight)), x.new_empty(lines * w, c)
-    out = torch.empty_like(x)
+    out = empty(tuple(x.shape))
     cells, made = x.reshape(b, h * w, c), out.view(b, h * w, c)
     scale, shift = norm.weight.detach().numpy(), norm.bias.detach().numpy()
     for item in range(b):

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vision3d.matching.eloftr.short_conv import convolve_strided, strided_kernel
+from vision3d.matching.eloftr.stem import convolve_grey
 from vision3d.matching.short_products import COLUMNS, ShortMatrix
 from vision3d.matching.winograd import TILE, WinogradKernel, all_tiles, convolve_tiles, fits, winograd_kernel
 from vision3d.sparse.threads import use_torch_threads
@@ -40,9 +41,14 @@ class FastConv(nn.Module):
         """The response, channels last in memory. Pixels outside `tiles` (item, row, column of 4 x 4 px) may hold
         anything; None: all are wanted.
         """
-        if self._by_strides(x):
-            made = convolve_strided(x.permute(0, 2, 3, 1).contiguous(), self._strided(), self.bias, self.slope)
-            return made.permute(0, 3, 1, 2)
+        plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
+        if plain and self.stride == 2 and not len(self.weight) % COLUMNS:
+            rows = x.permute(0, 2, 3, 1).contiguous()
+            if rows.shape[3] == 1:
+                weight = self.weight.flatten(1).T.contiguous()
+                return convolve_grey(rows[..., 0], weight, self.bias, self.slope).permute(0, 3, 1, 2)
+            if self.short and not rows.shape[3] % COLUMNS:
+                return convolve_strided(rows, self._strided(), self.bias, self.slope).permute(0, 3, 1, 2)
         if not self._by_winograd(x, tiles):
             y = F.conv2d(x, self.weight, self.bias, self.stride, 1)
             return F.leaky_relu(y, self.slope) if self.slope < 1 else y
@@ -60,11 +66,6 @@ class FastConv(nn.Module):
         large = min(self.weight.shape[:2]) >= 32  # below, transforms cost more than they save
         whole = self.stride == 1 and not (x.shape[2] % TILE or x.shape[3] % TILE)
         return plain and large and whole and fits(self.weight)
-
-    def _by_strides(self, x: Tensor) -> bool:
-        plain = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
-        fit = not any(channels % COLUMNS for channels in self.weight.shape[:2])
-        return self.short and plain and fit and self.stride == 2
 
     def _strided(self) -> ShortMatrix:
         if not isinstance(self._prepared, ShortMatrix):

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import no_type_check
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numba import njit, prange
 from torch import Tensor, nn
 
 from vision3d.core.stack_memory import floats_on_stack
 from vision3d.matching.short_products import COLUMNS, ShortMatrix, multiply_short, place_in_products, unit_for
+from vision3d.matching.winograd import empty
 from vision3d.sparse.microkernels import magnitudes, stored_as, take_ticket
 from vision3d.sparse.threads import use_torch_threads
 
@@ -34,7 +34,7 @@ def update_cells_short(
     threads = use_torch_threads()
     _, _, w, c = x.shape
     d = grid.shape[3]
-    out = torch.empty_like(x)
+    out = empty(tuple(x.shape))
     narrow, wide = np.empty((threads, w, c), np.int16), np.empty((threads, w, d), np.int16)
     _update(
         x.numpy(),

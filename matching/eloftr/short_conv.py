@@ -21,6 +21,7 @@ from vision3d.matching.short_products import (
     short_matrix,
     unit_for,
 )
+from vision3d.matching.winograd import empty
 from vision3d.sparse.microkernels import magnitudes, stored_as, take_ticket
 from vision3d.sparse.threads import use_torch_threads
 
@@ -39,7 +40,7 @@ def convolve_strided(
     threads = use_torch_threads()
     b, h, w, c = x.shape
     d, width = len(bias), (w + 1) // 2
-    out = x.new_empty(b, (h + 1) // 2, width, d)
+    out = empty((b, (h + 1) // 2, width, d))
     seen = np.empty((threads, width, 9 * c), np.int16)
     sums = np.empty((threads, (width + 1) * d), np.int32)
     _convolve(

@@ -22,6 +22,7 @@ from vision3d.matching.eloftr.fine import match_windows, pixel_confidence, windo
 from vision3d.matching.eloftr.fine_features import _near
 from vision3d.matching.eloftr.match_windows import match_windows_in_cache
 from vision3d.matching.eloftr.matcher import EfficientLoFTRMatcher
+from vision3d.matching.eloftr.stem import convolve_grey
 from vision3d.matching.eloftr.transformer import update_cells
 from vision3d.matching.eloftr.valid import Extents
 from vision3d.matching.winograd import all_tiles
@@ -142,6 +143,16 @@ def test_tiles_near_wanted_cells_are_those_of_their_pixels(scale: int, reach: in
     pixels = mask.float()[:, None].repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     near = F.max_pool2d(pixels, 2 * reach + 1, 1, reach)
     assert torch.equal(_near(mask, scale, reach), F.max_pool2d(near, 4)[:, 0].nonzero())
+
+
+@pytest.mark.parametrize(("height", "width", "outputs"), [(12, 20, 64), (7, 9, 16), (8, 1, 32)])
+def test_the_first_convolution_equals_the_twin(height: int, width: int, outputs: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    grey, bias = torch.rand(2, height, width, generator=generator), torch.randn(outputs, generator=generator)
+    weight = torch.randn(outputs, 1, 3, 3, generator=generator)
+    right = F.leaky_relu(F.conv2d(grey[:, None], weight, bias, 2, 1), 0.1).permute(0, 2, 3, 1)
+    made = convolve_grey(grey, weight.flatten(1).T.contiguous(), bias, 0.1)
+    torch.testing.assert_close(made, right, atol=1e-5, rtol=0)
 
 
 def test_a_doubled_map_is_added_as_by_interpolation() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,14 +27,6 @@ Part = Literal["whole", "backbone and coarse attention"]
 SIZES = ((640, 480), (1152, 864))
 COUNTS = (200, 1000, 4800)
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.5}  # greatest difference of coarse features
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Some of the coarse features; unchanged: of how many matches in fp32 how many are the same."""
-
-    features: Any
-    unchanged: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +57,14 @@ def run(config: BenchMatchConfig) -> int:
         raise UsageError(f"no case has one of the words {', '.join(config.cases)}")
     environment = {name: str(config.threads) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
     rows = [measure(case, config.repeats, environment) for case in cases]
-    return report("match", rows, as_json_text=config.json)
+    code = report("match", rows, as_json_text=config.json)
+    for size in SIZES:
+        if any(case.name.startswith(f"{size[0]}x{size[1]}, bf16") for case in cases):
+            same, matches = unchanged(config.photos, size, config.threads)
+            share = f"{same} of {matches} matches in fp32 ({100 * same / max(matches, 1):.1f} %)"
+            line = f"{size[0]}x{size[1]}: {share} are matches in bf16"
+            print(line, file=sys.stderr if config.json else sys.stdout)
+    return code
 
 
 def all_cases(config: BenchMatchConfig) -> list[Case]:
@@ -85,7 +85,6 @@ def all_cases(config: BenchMatchConfig) -> list[Case]:
                             "kornia": partial(kornia_loftr, *prepared) if has_kornia else None,
                         },
                         difference=difference,
-                        describe=describe,
                         tolerance=TOLERANCE[precision],
                         isolate=True,
                     )
@@ -93,17 +92,9 @@ def all_cases(config: BenchMatchConfig) -> list[Case]:
     return cases
 
 
-def difference(ours: Result, peer: Result | None) -> float:
+def difference(ours: Any, peer: Any) -> float:
     """Greatest difference of coarse features; zero where a peer has others."""
-    return 0.0 if peer is None else float(abs(ours.features - peer.features).max())
-
-
-def describe(result: Result) -> str:
-    """How much 16 bits change."""
-    if result.unchanged is None:
-        return ""
-    same, matches = result.unchanged
-    return f"{same} of {matches} matches as in fp32 ({100 * same / max(matches, 1):.1f} %)"
+    return 0.0 if peer is None else float(abs(ours - peer).max())
 
 
 def ours(
@@ -118,11 +109,7 @@ def ours(
 
     pictures = _pictures(photos, size, threads)
     net = _seeded(pictures).fuse()
-    unchanged = None
-    if precision == "bf16":
-        exact, net = net, to_bfloat16(copy.deepcopy(net))
-        unchanged = _unchanged(exact, net, pictures[0]) if part == "whole" else None
-        del exact
+    net = to_bfloat16(net) if precision == "bf16" else net
     held: list[Any] = []
 
     def chosen(cells0: Any, cells1: Any, *rest: Any) -> CellPairs:
@@ -136,12 +123,33 @@ def ours(
     @torch.inference_mode()
     def call() -> Any:
         if part != "whole":
-            return Result(_sample(net.features(*pictures).cells[0]))
+            return _sample(net.features(*pictures).cells[0])
         net(*pictures)
-        return Result(held[-1], unchanged)
+        return held[-1]
 
     call()  # kernels are compiled and prepared once
     return call
+
+
+def unchanged(photos: tuple[Path, ...], size: tuple[int, int], threads: int) -> tuple[int, int]:
+    """Of how many cells that match in fp32 between the first photo and itself, moved, how many do in bf16."""
+    import torch
+
+    from vision3d.matching.eloftr.coarse import match_cells
+    from vision3d.matching.eloftr.precision import to_bfloat16
+    from vision3d.matching.eloftr.transformer import CELL
+
+    pictures = _pictures(photos, size, threads)
+    exact = _seeded(pictures).fuse()
+    moved = pictures[0].roll((4 * CELL, 8 * CELL), (2, 3))
+    found = []
+    with torch.inference_mode():
+        for net in (exact, to_bfloat16(copy.deepcopy(exact))):
+            features = net.features(pictures[0], moved)
+            (cells0, cells1), (extents0, extents1) = features.cells, features.extents
+            pairs = match_cells(cells0, cells1, extents0.mask(CELL), extents1.mask(CELL), net.config)
+            found.append(set(zip(pairs.cells0.tolist(), pairs.cells1.tolist(), strict=True)))
+    return len(found[0] & found[1]), len(found[0])
 
 
 def port(photos: tuple[Path, ...], size: tuple[int, int], threads: int) -> Callable[[], Any]:
@@ -165,7 +173,7 @@ def port(photos: tuple[Path, ...], size: tuple[int, int], threads: int) -> Calla
         net(both)
         out = held[-1]
         cells = out[0] if isinstance(out, tuple) else out
-        return Result(_sample(cells.reshape(-1, *cells.shape[-3:])[:1]))
+        return _sample(cells.reshape(-1, *cells.shape[-3:])[:1])
 
     with torch.inference_mode():
         net(both)
@@ -186,23 +194,6 @@ def kornia_loftr(photos: tuple[Path, ...], size: tuple[int, int], threads: int) 
         net({"image0": pictures[0], "image1": pictures[1]})
 
     return call
-
-
-def _unchanged(exact: Any, low: Any, picture: Any) -> tuple[int, int]:
-    """Of how many cells that match between a picture and itself, moved, how many do with the other network."""
-    import torch
-
-    from vision3d.matching.eloftr.coarse import match_cells
-    from vision3d.matching.eloftr.transformer import CELL
-
-    found = []
-    with torch.inference_mode():
-        for net in (exact, low):
-            features = net.features(picture, picture.roll((4 * CELL, 8 * CELL), (2, 3)))
-            (cells0, cells1), (extents0, extents1) = features.cells, features.extents
-            pairs = match_cells(cells0, cells1, extents0.mask(CELL), extents1.mask(CELL), net.config)
-            found.append(set(zip(pairs.cells0.tolist(), pairs.cells1.tolist(), strict=True)))
-    return len(found[0] & found[1]), len(found[0])
 
 
 def _sample(cells: Any) -> Any:

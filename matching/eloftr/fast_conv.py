@@ -15,8 +15,6 @@ from vision3d.matching.short_products import COLUMNS, ShortMatrix
 from vision3d.matching.winograd import TILE, WinogradKernel, all_tiles, convolve_tiles, fits, winograd_kernel
 from vision3d.sparse.threads import use_torch_threads
 
-FEW = 2  # tiles are few where so many times as many would not fill the maps
-
 
 class FastConv(nn.Module):
     """3x3 convolution, padding 1, then leaky ReLU with `slope` (0 ReLU, 1 none); for evaluation only."""
@@ -49,23 +47,15 @@ class FastConv(nn.Module):
                 return convolve_grey(rows[..., 0], weight, self.bias, self.slope).permute(0, 3, 1, 2)
             if self.short and not rows.shape[3] % COLUMNS:
                 return convolve_strided(rows, self._strided(), self.bias, self.slope).permute(0, 3, 1, 2)
-        if not self._by_winograd(x, tiles):
-            y = F.conv2d(x, self.weight, self.bias, self.stride, 1)
-            return F.leaky_relu(y, self.slope) if self.slope < 1 else y
-        use_torch_threads()
-        if tiles is None:
-            tiles = all_tiles(len(x), x.shape[2], x.shape[3])
-        made = convolve_tiles(x.permute(0, 2, 3, 1).float().contiguous(), self._kernel(), tiles)
-        return made.permute(0, 3, 1, 2).to(x.dtype)
-
-    def _by_winograd(self, x: Tensor, tiles: Tensor | None) -> bool:
-        """In bfloat16 where few tiles are wanted: the processor's own products are as fast, but know no tiles."""
-        few = tiles is not None and FEW * len(tiles) * TILE**2 < len(x) * x.shape[2] * x.shape[3]
-        usual = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and few)
-        plain = usual and x.device.type == "cpu" and not torch.is_grad_enabled()
         large = min(self.weight.shape[:2]) >= 32  # below, transforms cost more than they save
-        whole = self.stride == 1 and not (x.shape[2] % TILE or x.shape[3] % TILE)
-        return plain and large and whole and fits(self.weight)
+        if plain and large and self.stride == 1 and fits(self.weight) and not (x.shape[2] % TILE or x.shape[3] % TILE):
+            use_torch_threads()
+            if tiles is None:
+                tiles = all_tiles(len(x), x.shape[2], x.shape[3])
+            made = convolve_tiles(x.permute(0, 2, 3, 1).contiguous(), self._kernel(), tiles)
+            return made.permute(0, 3, 1, 2)
+        y = F.conv2d(x, self.weight, self.bias, self.stride, 1)
+        return F.leaky_relu(y, self.slope) if self.slope < 1 else y
 
     def _strided(self) -> ShortMatrix:
         if not isinstance(self._prepared, ShortMatrix):

@@ -1,4 +1,4 @@
-"""Efficient LoFTR with products of 16-bit integers, where the processor has none of bfloat16."""
+"""Efficient LoFTR with products of 16-bit integers, which a CPU computes with in bf16."""
 
 from __future__ import annotations
 
@@ -81,8 +81,7 @@ def test_cells_updated_with_short_products_equal_the_twin(rows: int, columns: in
     assert torch.equal(alone, made)
 
 
-def test_closer_to_float32_than_bfloat16_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "HAS_BFLOAT16", False)
+def test_closer_to_float32_than_bfloat16_is() -> None:
     net = EfficientLoFTR(NARROW).eval()
     net.load_state_dict(seeded_weights(net))
     net.fuse()
@@ -95,8 +94,7 @@ def test_closer_to_float32_than_bfloat16_is(monkeypatch: pytest.MonkeyPatch) -> 
     assert (rounded - exact).square().mean() < 0.1 * (emulated - exact).square().mean()
 
 
-def test_kernels_follow_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "HAS_BFLOAT16", False)
+def test_kernels_follow_the_weights() -> None:
     photos = shifted_photos()
     nets = []
     for seed in (0, 1):
@@ -109,8 +107,7 @@ def test_kernels_follow_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(m.short for m in nets[0].modules() if isinstance(m, FastConv | AggregatedAttention))
 
 
-def test_float32_where_the_processor_has_neither(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "HAS_BFLOAT16", False)
+def test_float32_where_the_processor_has_no_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "HAS_SHORT_PAIRS", False)
     torch.manual_seed(0)
     net = EfficientLoFTR(EfficientLoFTRConfig.compact()).eval()

@@ -26,7 +26,7 @@ from vision3d.errors import UsageError
 Part = Literal["whole", "backbone and coarse attention"]
 SIZES = ((640, 480), (1152, 864))
 COUNTS = (200, 1000, 4800)
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.5}  # greatest difference of coarse features
+TOLERANCE = {"fp32": 1e-3, "bf16": 1.0}  # greatest difference of coarse features; bfloat16 itself is off by 6
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,13 +80,16 @@ def run(argv: Sequence[str]) -> int:
         fresh=arguments.fresh,
         report=silent if arguments.quiet else _Lines(),
     )
+    code = 130 if result.ended == "interrupted" else 0
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        return code  # the first process tells of it
     if arguments.json:
         print(json.dumps({**dataclasses.asdict(result), "out": str(result.out)}))
     else:
         best = "" if result.best is None else f", best {task.main_metric} {result.best:.4g} at step {result.best_step}"
         go_on = "" if result.ended == "done" else f"; stopped ({result.ended}), the same command goes on"
         print(f"{result.step} of {result.steps} steps{best}{go_on}; weights in {result.out}")
-    return 130 if result.ended == "interrupted" else 0
+    return code
 
 
 class _Lines:

@@ -23,6 +23,7 @@ from vision3d.io.cameras_json import known_cameras, write_cameras_json
 from vision3d.io.colmap import write_colmap
 from vision3d.io.nerfstudio import write_transforms
 from vision3d.io.ply import write_ply
+from vision3d.recon.known_poses import BY_OUTLINES
 from vision3d.recon.report import Attempt, DrawnPair, PhotoRow, ReportData, write_overview, write_report
 from vision3d.recon.run_folder import RUN_FILE, RunFolder
 from vision3d.recon.sfm import SfmResult
@@ -149,6 +150,7 @@ def _report(summary: RunSummary, thumbnails: Mapping[str, UInt8[np.ndarray, "_h 
         seed=summary.seed,
         attempts=attempts,
         warnings=summary.warnings,
+        held_by_points=result is None or result.chosen != BY_OUTLINES,
         surfels=None if surface is None else surface.fit.surfels,
         mesh=None if surface is None else surface.mesh,
         surface=None if surface is None else figures(surface),

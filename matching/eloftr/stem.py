@@ -1,4 +1,4 @@
-"""The first convolution, 3x3 of stride 2 on a grey photo, on a CPU in float32; the twin is `torch.nn.functional.conv2d`.
+"""The first convolution, 3x3 of stride 2 on a grey photo, on a CPU; its twin is `torch.nn.functional.conv2d`.
 
 With one channel there is nothing to multiply as matrices: the time goes into writing the map.
 """
@@ -34,7 +34,7 @@ def convolve_grey(
 @njit(cache=True, parallel=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check  # Numba compiles the bare function, not one that shape checks have wrapped
 def _convolve(grey, weight, bias, slope, out):  # pragma: no cover (compiled)
-    items, height, width, d = out.shape
+    items, height = out.shape[:2]
     for line in prange(items * height):
         _line(grey[line // height], line % height, weight, bias, slope, out[line // height, line % height])
 

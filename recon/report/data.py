@@ -81,7 +81,8 @@ class ReportData:
 
     scene: None if nothing was registered. pair_inliers: verified matches by the names of two photos, in either order.
     timings: seconds by stage, in the order they ran. settings: plain JSON values, nested as they like. versions,
-    machine: label to text. warnings: sentences, the most important first.
+    machine: label to text. warnings: sentences, the most important first. held_by_points: whether points hold the
+    cameras, so that few of them are a reason to doubt; outlines may do it instead.
 
     What the surfel and mesh stages add, all optional: surfels and mesh are shown in the interactive view (thinned out
     as needed) in the scene's frame; surface: its figures, where None those of surfels and mesh; renders: a view per
@@ -100,6 +101,7 @@ class ReportData:
     seed: int | None = None
     attempts: Sequence[Attempt] = ()
     warnings: Sequence[str] = ()
+    held_by_points: bool = True
     surfels: Surfels | None = None
     mesh: Mesh | None = None
     surface: SurfaceFigures | None = None

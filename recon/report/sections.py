@@ -88,7 +88,8 @@ def photos_section(page: Page) -> Section | None:
         return None
     statistics = statistics_of(page)
     most = max((seen for seen, _ in statistics.values()), default=0)
-    weak = weakly_tied(page.data.scene) if page.data.scene is not None else {}
+    doubted = page.data.scene if page.data.held_by_points else None
+    weak = weakly_tied(doubted) if doubted is not None else {}
     rows = "".join(_photo_row(page, i, statistics, most, weak) for i in range(len(page.data.photos)))
     titles = ("Photo", "Status", "Size", "Focal length", "Keypoints", "Observations", "Mean error", "Turned")
     heads = "".join(f'<th scope="col"><button type="button">{title}</button></th>' for title in titles)

@@ -285,6 +285,17 @@ def test_overlaps_on_the_command_line() -> None:
             parse_overlaps(bad)
 
 
+def test_a_class_that_nothing_has_is_refused(tmp_path, capsys) -> None:
+    for folder in ("gt", "results"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "gt" / "000001.txt").write_text(_line("Car") + "\n")
+    (tmp_path / "results" / "000001.txt").write_text(_line("Car", score=0.9) + "\n")
+    command = ["evaluate", "kitti-object", "--gt", str(tmp_path / "gt"), "--results", str(tmp_path / "results")]
+    assert main([*command, "--overlaps", "Car=0.5", "Tram=0.5"]) == 0
+    assert main([*command, "--overlaps", "Carr=0.5"]) == 2
+    assert "no label and no result is a 'Carr'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("result", "message"),
     [

@@ -19,6 +19,8 @@ def test_a_weakly_tied_photo_is_pointed_out(tmp_path):
     thin = replace(scene, tracks=Tracks(tracks.images, tracks.point[keep], tracks.image[keep], tracks.xy[keep]))
     assert weakly_tied(thin) == {"IMG_002.jpg": 12}
     assert "weakly tied" in written(report_data(thin), tmp_path).text
+    by_outlines = replace(report_data(thin), held_by_points=False)
+    assert "weakly tied" not in written(by_outlines, tmp_path).text
 
 
 def test_a_change_of_size_is_marked():

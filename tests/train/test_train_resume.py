@@ -14,10 +14,8 @@ from torch import Tensor
 from training_toys import ToyConfig, ToyTask, seeded
 
 from vision3d.train.config import OptimiserConfig, ScheduleConfig, TrainConfig
-from vision3d.train.folder import read_metadata
 from vision3d.train.loop import TrainResult, train
 from vision3d.train.stopping import Stop
-from vision3d.weights import read_state_dict
 
 # 37 samples, 6 a step: checkpoints lie within epochs, batches reach over their ends.
 CONFIG = TrainConfig(
@@ -91,8 +89,7 @@ def _assert_equal(out: Path, reference: Path) -> None:
     for name in theirs:
         assert _same(ours[name], theirs[name]), name
     for name in ("weights.safetensors", "best.safetensors"):
-        assert _same(read_state_dict(out / name), read_state_dict(reference / name)), name
-        assert read_metadata(out / name) == read_metadata(reference / name), name
+        assert (out / name).read_bytes() == (reference / name).read_bytes(), name
     for name in ("log.csv", "validation.csv"):
         assert _table(out / name) == _table(reference / name), name
     assert not list(out.glob("*.tmp"))

@@ -33,13 +33,14 @@ def run_kitti_object(config: EvaluateKittiObjectConfig) -> int:
     from vision3d.eval.kitti_frames import broken_boxes, read_frames
     from vision3d.eval.kitti_object import score_frames
     from vision3d.eval.kitti_plots import write_plots
-    from vision3d.eval.kitti_report import parse_overlaps, score_tables
+    from vision3d.eval.kitti_report import parse_overlaps, refuse_unknown_classes, score_tables
     from vision3d.eval.tables import print_tables
     from vision3d.io.atomic import atomic_write_json
 
     overlaps = parse_overlaps(config.overlaps)
     start = time.perf_counter()
     frames = read_frames(config.gt, config.results, tuple(overlaps))
+    refuse_unknown_classes(overlaps, frames)
     scores = score_frames(frames, overlaps)
     print(f"{scores.frames} frames scored in {time.perf_counter() - start:.2f} s", file=sys.stderr)
     if config.plots is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vision3d.errors import UsageError
+from vision3d.eval.kitti_frames import KittiFrames
 from vision3d.eval.kitti_object import OFFICIAL_OVERLAPS, KittiScores
 from vision3d.eval.kitti_plots import TITLES
 from vision3d.eval.tables import Cell, Table
+from vision3d.io.kitti_labels import DONT_CARE, KITTI_TYPES
 
 
 def score_tables(scores: KittiScores) -> list[Table]:
@@ -57,3 +59,14 @@ def parse_overlaps(words: Sequence[str]) -> dict[str, tuple[float, float, float]
         one = values * 3 if len(values) == 1 else values
         out[name] = (one[0], one[1], one[2])
     return out
+
+
+def refuse_unknown_classes(overlaps: Iterable[str], frames: KittiFrames) -> None:
+    """UsageError for a class that is none of KITTI's and that no line of the frames has."""
+    present = {str(name) for flat in (frames.truth, frames.results) for name in flat.types}
+    for name in overlaps:
+        if name.lower() not in present | {known.lower() for known in KITTI_TYPES}:
+            known = ", ".join(kind for kind in KITTI_TYPES if kind != DONT_CARE)
+            raise UsageError(
+                f"--overlaps: no label and no result is a {name!r}, which is none of KITTI's classes: {known}"
+            )

@@ -133,7 +133,15 @@ def write_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
     """Writes a state dict as safetensors; metadata: plain JSON values, kept as text (`read_metadata`)."""
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
-    atomic_write_bytes(path, save(tensors, metadata=texts))
+    atomic_write_bytes(path, _with_ordered_metadata(save(tensors, metadata=texts)))
+
+
+def _with_ordered_metadata(data: bytes) -> bytes:
+    """A safetensors file whose header is in order of names: the library's differs from run to run."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), separators=(",", ":"), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
 def read_metadata(path: Path) -> dict[str, str]:

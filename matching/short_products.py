@@ -40,8 +40,11 @@ def short_columns(weights: Float[Tensor, "p c d"]) -> tuple[Float[Tensor, "p c d
 @njit(inline="always")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check  # Numba compiles the bare function, not one that shape checks have wrapped
 def unit_for(most, squares):  # pragma: no cover (compiled)
-    """The unit for features with this greatest magnitude and this sum of squares."""
-    return max(most / np.float32(MOST), np.sqrt(squares) / np.float32(NORM), np.float32(1e-30))
+    """The unit for features with this greatest magnitude and this sum of squares; NaN if one of them is."""
+    unit = np.sqrt(squares) / np.float32(NORM)
+    if unit < most / np.float32(MOST):
+        unit = most / np.float32(MOST)
+    return np.float32(1e-30) if unit < np.float32(1e-30) else unit
 
 
 def in_panels(weights: Float[Tensor, "p c d"]) -> Float[Tensor, "p n c s"]:

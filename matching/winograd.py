@@ -269,11 +269,12 @@ def _units_of_pixels(x, units):
 @njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def _unit_of_tile(units, item, top, left):
-    """The greatest among a tile's 6 x 6 px of input."""
+    """The greatest among a tile's 6 x 6 px of input; NaN if one is."""
     greatest = np.float32(0)
     for u in range(max(top, 0), min(top + 6, units.shape[1])):
         for v in range(max(left, 0), min(left + 6, units.shape[2])):
-            greatest = max(greatest, units[item, u, v])
+            if units[item, u, v] > greatest or np.isnan(units[item, u, v]):
+                greatest = units[item, u, v]
     return greatest
 
 

@@ -16,6 +16,7 @@ from vision3d.matching.eloftr.short_cell_update import update_cells_short
 from vision3d.matching.eloftr.short_conv import convolve_strided, strided_kernel
 from vision3d.matching.eloftr.transformer import AggregatedAttention, update_cells
 from vision3d.matching.short_products import MOST, NORM, short_columns, short_matrix
+from vision3d.matching.winograd import all_tiles, convolve_tiles, winograd_kernel
 from vision3d.sparse.microkernels import HAS_SHORT_PAIRS
 
 pytestmark = pytest.mark.skipif(not HAS_SHORT_PAIRS, reason="this CPU has no products of 16-bit integers")
@@ -79,6 +80,25 @@ def test_cells_updated_with_short_products_equal_the_twin(rows: int, columns: in
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(alone, made)
+
+
+def test_nan_stays_nan() -> None:
+    """Only where it is seen: never a number made of it."""
+    x, weight = torch.ones(1, 8, 8, 32), torch.ones(16, 32, 3, 3)
+    x[0, 1, 6, 3] = torch.nan
+    strided = convolve_strided(x, strided_kernel(weight), torch.zeros(16), 0.1)
+    assert torch.equal(strided.isnan().any(3)[0].nonzero(), torch.tensor([[0, 3], [1, 3]]))
+    made = convolve_tiles(x, winograd_kernel(weight, None, 1.0, short=True), all_tiles(1, 8, 8))
+    assert made[0, :3, 5:8].isnan().all() and not made[0, 4:, :4].isnan().any()
+    norm = torch.nn.LayerNorm(32)
+    matrices = (short_matrix(torch.ones(64, 32)), short_matrix(torch.ones(32, 64)))
+    with torch.inference_mode():
+        updated = update_cells_short(x, torch.zeros(1, 2, 2, 64), *matrices, 0.01, norm)
+    assert torch.equal(updated.isnan().all(3)[0].nonzero(), torch.tensor([[1, 6]]))
+    weight[5] = torch.nan
+    x[0, 1, 6, 3] = 1
+    made = convolve_tiles(x, winograd_kernel(weight, None, 1.0, short=True), all_tiles(1, 8, 8))
+    assert torch.equal(made.isnan().any(2).any(1)[0].nonzero()[:, 0], torch.tensor([5]))
 
 
 def test_closer_to_float32_than_bfloat16_is() -> None:

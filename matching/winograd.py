@@ -55,8 +55,10 @@ class WinogradKernel:
     """Weights, s of the outputs side by side; beyond the last output they are zero. int32: pairs of 16-bit integers."""
     bias: Float[Tensor, " d"]
     slope: float
+    factors: Float[Tensor, " c"]
+    """What inputs are multiplied by,"""
     gain_in: Float[Tensor, " 6"]
-    """What rows and columns of a tile's values are multiplied by,"""
+    """rows and columns of a tile's values,"""
     gain_out: Float[Tensor, " 6"]
     """of its products,"""
     spread: Float[Tensor, " d"]
@@ -89,13 +91,13 @@ def winograd_kernel(
     points = torch.einsum("ik,dckl,jl->ijcd", transform, weight.detach().double(), transform).flatten(0, 1)
     outputs = len(weight)
     if short:
-        points, scale = short_columns(points)
+        points, scale, factors = short_columns(points)
         panels = in_pairs(in_panels(points))
     else:
-        scale = torch.ones(outputs)
+        scale, factors = torch.ones(outputs), torch.ones(weight.shape[1])
         panels = in_panels(points).float().contiguous()
     bias = torch.zeros(outputs) if bias is None else bias.detach().float()
-    gains = (gain_in.float(), gain_out.float(), (1 / scale).float())
+    gains = (factors.float(), gain_in.float(), gain_out.float(), (1 / scale).float())
     return WinogradKernel(panels, bias.contiguous(), slope, *gains)
 
 
@@ -140,7 +142,7 @@ def convolve_tiles(
     block = ROWS * -(-len(tiles) // (blocks * ROWS))
     units = np.empty((b, h, w) if short else (0, 0, 0), np.float32)
     if short:
-        _units_of_pixels(x.contiguous().numpy(), units)
+        _units_of_pixels(x.contiguous().numpy(), kernel.factors.numpy(), units)
     values = np.empty((threads, POINTS * block, c), np.int16 if short else np.float32)
     _convolve(
         x.contiguous().numpy(),
@@ -148,7 +150,7 @@ def convolve_tiles(
         kernel.panels.numpy().reshape(-1),
         kernel.bias.numpy(),
         np.float32(kernel.slope),
-        (kernel.gain_in.numpy(), kernel.gain_out.numpy(), kernel.spread.numpy()),
+        (kernel.factors.numpy(), kernel.gain_in.numpy(), kernel.gain_out.numpy(), kernel.spread.numpy()),
         units,
         side // lanes(4),
         side,
@@ -227,7 +229,7 @@ def _convolve(
                 item, top, left = tiles[first + t, 0], tiles[first + t, 1] * 4, tiles[first + t, 2] * 4
                 if units.size:
                     scales[t] = _unit_of_tile(units, item, top - 1, left - 1)
-                _to_points(x, item, top - 1, left - 1, gains[0], np.float32(1) / scales[t], mine, t, block)
+                _to_points(x, item, top - 1, left - 1, gains[0], gains[1], np.float32(1) / scales[t], mine, t, block)
             for p in range(36):
                 for panel in range(panels):
                     number = p * panels + panel
@@ -252,17 +254,17 @@ def _convolve(
                         )
             for t in range(count):
                 item, top, left = tiles[first + t, 0], tiles[first + t, 1] * 4, tiles[first + t, 2] * 4
-                _from_points(sums, t, block, side, gains[1], scales[t], gains[2], bias, slope, out, item, top, left)
+                _from_points(sums, t, block, side, gains[2], scales[t], gains[3], bias, slope, out, item, top, left)
 
 
 @njit(cache=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def _units_of_pixels(x, units):
+def _units_of_pixels(x, factors, units):
     """What each pixel's channels should be counted in, as 16-bit integers."""
     items, h, w, c = x.shape
     for line in prange(items * h):
         for u in range(w):
-            most, squares = magnitudes(x, (line * w + u) * c, c)
+            most, squares = magnitudes(x, (line * w + u) * c, c, factors, 0)
             units[line // h, line % h, u] = unit_for(most, squares)
 
 
@@ -280,7 +282,7 @@ def _unit_of_tile(units, item, top, left):
 
 @njit(cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def _to_points(x, item, top, left, gains, scale, values, t, block):
+def _to_points(x, item, top, left, factors, gains, scale, values, t, block):
     """A tile's 6 x 6 px of input, zero off the map, to 36 rows of values: B^T d B of the paper."""
     h, w, c = x.shape[1], x.shape[2], x.shape[3]
     part = _input_part()
@@ -293,7 +295,9 @@ def _to_points(x, item, top, left, gains, scale, values, t, block):
                 u = top + i
                 if 0 <= u < h and 0 <= v < w:
                     for k in range(PART):
-                        part[at + np.uint64(k)] = x[item, u, v, np.uint64(first) + np.uint64(k)]
+                        part[at + np.uint64(k)] = (
+                            x[item, u, v, np.uint64(first) + np.uint64(k)] * factors[np.uint64(first) + np.uint64(k)]
+                        )
                 else:
                     for k in range(PART):
                         part[at + np.uint64(k)] = np.float32(0)

@@ -31,6 +31,7 @@ class Merge(nn.Module):
         self.add_module("3", nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
         self.first: FastConv | None = None
         self.second: FastConv | None = None
+        self.register_load_state_dict_post_hook(_fuse_again)  # type: ignore[no-untyped-call, unused-ignore]
 
     def forward(
         self,
@@ -50,11 +51,20 @@ class Merge(nn.Module):
     @torch.no_grad()
     def fuse(self) -> None:
         """Prepares fast convolutions beside the weights, which stay the network's state; again after they change."""
+        short = self.first is not None and self.first.short
         norm = self.get_submodule("1")
         assert isinstance(norm, nn.BatchNorm2d)
         weight, bias = fold_norm(self.get_parameter("0.weight"), norm)
         self.first = FastConv(weight, bias, 1, SLOPE, saved=False)
         self.second = FastConv(self.get_parameter("3.weight"), None, 1, 1.0, saved=False)
+        self.first.short = self.second.short = short
+
+
+def _fuse_again(merge: nn.Module, _: object) -> None:
+    """After weights were loaded."""
+    assert isinstance(merge, Merge)
+    if merge.first is not None:
+        merge.fuse()
 
 
 def _pointwise(layer: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:

@@ -46,6 +46,8 @@ class EfficientLoFTRMatcher:
     ) -> None:
         if compact and weights is None:
             raise UsageError("the compact network has no published weights: give the file of a training run as weights")
+        if precision not in ("fp32", "bf16"):
+            raise UsageError(f"precision must be fp32 or bf16, got {precision!r}")
         config = EfficientLoFTRConfig.compact() if compact else EfficientLoFTRConfig()
         usual = config.threshold if mode == "full" else 25.0
         self.config = replace(

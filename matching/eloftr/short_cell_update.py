@@ -69,12 +69,12 @@ def _update(x, grid, first, second, slope, norm, narrow, wide, products, tickets
                 break
             item, line = number // h, number % h
             for u in range(w):
-                scales[u] = _as_factors(x[item, line, u], cells[u])
+                scales[u] = _as_factors(x[item, line, u], first[2], cells[u])
             multiply_short(narrow[1][worker], first, d, places, sums)
             _blend_lines(grid[item], line, h // rows, blend)
             for u in range(w):
                 _add_message(sums, u, w, first, scales[u], blend, w // columns, slope, cell)
-                scales[u] = _as_factors(cell, hidden[u])
+                scales[u] = _as_factors(cell, second[2], hidden[u])
             multiply_short(wide[1][worker], second, c, places, sums)
             for u in range(w):
                 _add_normalised(sums, u, w, second, scales[u], norm, cell, x[item, line, u], out[item, line, u])
@@ -82,13 +82,13 @@ def _update(x, grid, first, second, slope, norm, narrow, wide, products, tickets
 
 @njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def _as_factors(row, factors):  # pragma: no cover (compiled)
-    """Counts a row of numbers in their unit, which is returned."""
-    most, squares = magnitudes(row, 0, len(row))
+def _as_factors(row, times, factors):  # pragma: no cover (compiled)
+    """Counts a row of numbers, each multiplied, in their unit, which is returned."""
+    most, squares = magnitudes(row, 0, len(row), times, 0)
     unit = unit_for(most, squares)
     scale = np.float32(1) / unit
     for k in range(len(row)):
-        factors[k] = stored_as(row[k] * scale, factors)
+        factors[k] = stored_as(row[k] * times[k] * scale, factors)
     return unit
 
 
@@ -108,7 +108,7 @@ def _blend_lines(grid, line, times, blend):  # pragma: no cover (compiled)
 @no_type_check
 def _add_message(sums, u, w, matrix, scale, blend, times, slope, cell):  # pragma: no cover (compiled)
     """cell = leaky ReLU(its products + the blend interpolated to it)."""
-    _, spread, side = matrix
+    _, spread, _, side = matrix
     part = _part()
     x = max((u + 0.5) / times - 0.5, 0.0)
     left = int(x)
@@ -128,7 +128,7 @@ def _add_message(sums, u, w, matrix, scale, blend, times, slope, cell):  # pragm
 @no_type_check
 def _add_normalised(sums, u, w, matrix, scale, norm, update, x, out):  # pragma: no cover (compiled)
     """out = x + layer norm of the products, for one cell; update: memory."""
-    _, spread, side = matrix
+    _, spread, _, side = matrix
     weight, bias, eps = norm
     part = _part()
     c = len(x)

@@ -36,7 +36,7 @@ def strided_kernel(weight: Float[Tensor, "d c 3 3"]) -> ShortMatrix:
 def convolve_strided(
     x: Float[Tensor, "b h w c"], kernel: ShortMatrix, bias: Float[Tensor, " d"], slope: float
 ) -> Float[Tensor, "b i j d"]:
-    """Convolution (stride 2, padding 1), bias and leaky ReLU. x: contiguous float32 on the CPU, c a multiple of 16."""
+    """Convolution (stride 2, padding 1), bias and leaky ReLU. x: float32 on the CPU, c a multiple of 16."""
     threads = use_torch_threads()
     b, h, w, c = x.shape
     d, width = len(bias), (w + 1) // 2
@@ -44,7 +44,7 @@ def convolve_strided(
     seen = np.empty((threads, width, 9 * c), np.int16)
     sums = np.empty((threads, (width + 1) * d), np.int32)
     _convolve(
-        x.numpy(),
+        x.contiguous().numpy(),
         kernel.arrays,
         bias.numpy(),
         np.float32(slope),
@@ -71,7 +71,7 @@ def _convolve(x, matrix, bias, slope, seen, pairs, products, tickets, out):  # p
                 break
             item, line = number // height, number % height
             for u in range(width):
-                units[u] = _see(x, item, 2 * line - 1, 2 * u - 1, rows[u])
+                units[u] = _see(x, item, 2 * line - 1, 2 * u - 1, matrix[2], rows[u])
             multiply_short(pairs[worker], matrix, d, places, sums)
             for u in range(width):
                 _finish(sums, u, width, matrix, units[u], bias, slope, out[item, line, u])
@@ -79,13 +79,14 @@ def _convolve(x, matrix, bias, slope, seen, pairs, products, tickets, out):  # p
 
 @njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def _see(x, item, top, left, row):  # pragma: no cover (compiled)
-    """Counts 3 x 3 px of input, zero off the map, in a unit, which is returned."""
+def _see(x, item, top, left, factors, row):  # pragma: no cover (compiled)
+    """Counts 3 x 3 px of input, zero off the map and multiplied by factors, in a unit, which is returned."""
     h, w, c = x.shape[1:]
     first, last = max(left, 0), min(left + 3, w)
     most, squares = np.float32(0), np.float32(0)
     for i in range(max(top, 0), min(top + 3, h)):
-        m, s = magnitudes(x, ((item * h + i) * w + first) * c, (last - first) * c)
+        at = (3 * (i - top) + first - left) * c
+        m, s = magnitudes(x, ((item * h + i) * w + first) * c, (last - first) * c, factors, at)
         most, squares = max(most, m), squares + s
     unit = unit_for(most, squares)
     scale = np.float32(1) / unit
@@ -93,9 +94,9 @@ def _see(x, item, top, left, row):  # pragma: no cover (compiled)
         for j in range(3):
             to = row[(3 * i + j) * c : (3 * i + j + 1) * c]
             if 0 <= top + i < h and 0 <= left + j < w:
-                of = x[item, top + i, left + j]
+                of, times = x[item, top + i, left + j], factors[(3 * i + j) * c : (3 * i + j + 1) * c]
                 for k in range(c):
-                    to[k] = stored_as(of[k] * scale, to)
+                    to[k] = stored_as(of[k] * times[k] * scale, to)
             else:
                 to[:] = 0
     return unit
@@ -105,7 +106,7 @@ def _see(x, item, top, left, row):  # pragma: no cover (compiled)
 @no_type_check
 def _finish(sums, u, width, matrix, unit, bias, slope, out):  # pragma: no cover (compiled)
     """An output's sums to its numbers: scales, bias, leaky ReLU."""
-    _, spread, side = matrix
+    _, spread, _, side = matrix
     part = _part()
     for number in range(len(out) // COLUMNS):
         begin, at = COLUMNS * number, np.uint64(place_in_products(number, width + 1, u, side))

@@ -18,7 +18,7 @@ from vision3d.matching.eloftr.config import EfficientLoFTRConfig
 from vision3d.matching.eloftr.rotary import rotary_table, rotate
 from vision3d.matching.eloftr.short_cell_update import update_cells_short
 from vision3d.matching.eloftr.valid import Extents
-from vision3d.matching.short_products import ShortMatrix, short_matrix
+from vision3d.matching.short_products import COLUMNS, ShortMatrix, short_matrix
 
 GROUP = 4  # cells a side of what is aggregated
 CELL = 8  # px a side of a cell
@@ -75,7 +75,7 @@ class AggregatedAttention(nn.Module):
         grid = extents.extend(grid, CELL * GROUP).permute(0, 2, 3, 1).contiguous()
         cells, second = x.permute(0, 2, 3, 1), self.mlp.get_parameter("2.weight")
         plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
-        if plain and self.short:
+        if plain and self.short and not c % COLUMNS:
             if self._matrices is None:
                 self._matrices = short_matrix(first[:, :c]), short_matrix(second)
             made = update_cells_short(cells.contiguous(), grid, *self._matrices, SLOPE, self.norm2)

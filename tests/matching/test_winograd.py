@@ -41,7 +41,8 @@ def test_16_bit_integers_are_closer_than_bfloat16_and_never_too_large(scale: flo
     made = convolve_tiles(x, winograd_kernel(weight, None, 1.0, short=True), all_tiles(1, 8, 12))
     size = expected.square().mean((0, 1, 2)).sqrt()
     error, allowed = ((m - expected).square().mean((0, 1, 2)).sqrt() for m in (made, rounded))
-    assert (error <= (1e-3 * size if alike else 0.8 * allowed)).all() and not made[..., 3].any()
+    assert (error <= (1e-3 * size if alike else allowed)).all() and not made[..., 3].any()
+    assert alike or (error / allowed).nanmean() < 0.75
 
 
 def test_no_tile_costs_nothing_and_what_does_not_fit_is_refused() -> None:

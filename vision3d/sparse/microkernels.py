@@ -291,20 +291,25 @@ def stored_as(typing_context: Any, value: Any, array: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
-def magnitudes(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
-    """Of `count` float32 of a contiguous array, from flat place `at` on: the greatest magnitude and the sum of squares.
+def magnitudes(typing_context: Any, array: Any, at: Any, count: Any, factors: Any, factors_at: Any) -> Any:
+    """The greatest magnitude and the sum of squares of array[at : at + count] * factors[factors_at :][:count].
 
-    count: a multiple of 16.
+    Contiguous float32, counted flat; count: a multiple of 16.
     """
     result = types.UniTuple(types.float32, 2)
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector, number = ir.VectorType(ir.FloatType(), 16), ir.FloatType()
         begin = builder.gep(_data(context, builder, array, args[0]), [args[1]])
+        times = builder.gep(_data(context, builder, factors, args[3]), [args[4]])
         most, squares = (cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(2))
         size = builder.module.declare_intrinsic("llvm.fabs.v16f32", (), ir.FunctionType(vector, (vector,)))
         with cgutils.for_range_slice(builder, ir.Constant(_I64, 0), args[2], ir.Constant(_I64, 16)) as (k, _):
-            value = builder.load(builder.bitcast(builder.gep(begin, [k]), vector.as_pointer()), align=4)
+            value, factor = (
+                builder.load(builder.bitcast(builder.gep(pointer, [k]), vector.as_pointer()), align=4)
+                for pointer in (begin, times)
+            )
+            value = builder.fmul(value, factor)
             builder.store(_fused_multiply_add(builder, value, value, builder.load(squares)), squares)
             value, before = builder.call(size, (value,)), builder.load(most)
             builder.store(builder.select(builder.fcmp_ordered(">", value, before), value, before), most)
@@ -317,7 +322,7 @@ def magnitudes(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
         sums = builder.call(total, (ir.Constant(number, 0.0), builder.load(squares)), fastmath=("reassoc",))
         return context.make_tuple(builder, result, (builder.call(largest, (builder.load(most),)), sums))
 
-    return result(array, types.int64, types.int64), build
+    return result(array, types.int64, types.int64, factors, types.int64), build
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]

@@ -4,7 +4,7 @@ Each row of features is counted in a unit of its own, and so is each output's co
 bits: it is at most the row's norm times the column's (Cauchy and Schwarz), and units are chosen by norms as well as by
 the greatest number, which must not leave 16 bits. Inputs are first multiplied by the norms of their weights, which are
 divided by them: so they are rounded by what they contribute, however large they are by themselves (in this, as
-SmoothQuant, Xiao et al., ICML 2023). Results are closer to float32 than bfloat16's.
+SmoothQuant, Xiao et al., ICML 2023). Results are closer to float32 than bfloat16's, for features of 1e-20 to 1e17.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ A quarter of the multiplications of the direct way. Channels come last, maps are
 of a block of tiles stay in one core's cache. The polynomials are evaluated at 0, +-0.625, +-1.5 and infinity: rounding
 errors are less than half of those at the usual 0, +-1, +-2 (after Barabasz et al., ACM TOMS 2020).
 
-Products are of float32 or, twice as fast and about as exact as bfloat16, of 16-bit integers: each tile's values share a
-scale, and so do each output's weights, in such a way that no sum can leave 32 bits.
+Products are of float32 or, twice as fast, of 16-bit integers (`short_products.py`): each point of a tile has a unit.
 """
 
 from __future__ import annotations
@@ -56,13 +55,11 @@ class WinogradKernel:
     bias: Float[Tensor, " d"]
     slope: float
     factors: Float[Tensor, " c"]
-    """What inputs are multiplied by,"""
-    gain_in: Float[Tensor, " 6"]
-    """rows and columns of a tile's values,"""
-    gain_out: Float[Tensor, " 6"]
-    """of its products,"""
+    """What values are multiplied by before they are counted in units,"""
+    norms: Float[Tensor, " 36"]
+    """products of a point,"""
     spread: Float[Tensor, " d"]
-    """and the outputs: ones for float32."""
+    """and of an output: ones for float32."""
 
     @property
     def short(self) -> bool:
@@ -83,11 +80,8 @@ def winograd_kernel(
     at = [0.0, NEAR, -NEAR, FAR, -FAR]
     rows = [[q**k / np.prod([q - other for other in at if other != q]) for k in range(3)] for q in at]
     transform = torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
-    gain_in = gain_out = torch.ones(6, dtype=torch.float64)
-    if short:
-        norms = transform.norm(dim=1)
-        gain_in, transform = 1 / _greatest_values(), transform / norms[:, None]
-        gain_out = norms / gain_in
+    norms = transform.norm(dim=1) if short else torch.ones(6, dtype=torch.float64)
+    transform = transform / norms[:, None]
     points = torch.einsum("ik,dckl,jl->ijcd", transform, weight.detach().double(), transform).flatten(0, 1)
     outputs = len(weight)
     if short:
@@ -97,7 +91,7 @@ def winograd_kernel(
         scale, factors = torch.ones(outputs), torch.ones(weight.shape[1])
         panels = in_panels(points).float().contiguous()
     bias = torch.zeros(outputs) if bias is None else bias.detach().float()
-    gains = (factors.float(), gain_in.float(), gain_out.float(), (1 / scale).float())
+    gains = (factors.float(), torch.outer(norms, norms).flatten().float(), (1 / scale).float())
     return WinogradKernel(panels, bias.contiguous(), slope, *gains)
 
 
@@ -105,12 +99,6 @@ def fits(weight: Float[Tensor, "d c 3 3"]) -> bool:
     """Whether the channels are such that weights can be a kernel here."""
     outputs, inputs = weight.shape[:2]
     return inputs >= PART and inputs % 16 == 0 and outputs % COLUMNS == 0
-
-
-def _greatest_values() -> Tensor:
-    """What the six values of a line come to at most, for inputs of at most 1."""
-    rows = np.array(_line_to_points.py_func(*np.eye(6)))
-    return torch.from_numpy(np.abs(rows).sum(1))
 
 
 def all_tiles(batch: int, height: int, width: int) -> Int[Tensor, "n 3"]:
@@ -140,9 +128,6 @@ def convolve_tiles(
     threads = use_torch_threads()
     blocks = threads * -(-len(tiles) // (BLOCK * threads))  # as many for each thread, and full ones
     block = ROWS * -(-len(tiles) // (blocks * ROWS))
-    units = np.empty((b, h, w) if short else (0, 0, 0), np.float32)
-    if short:
-        _units_of_pixels(x.contiguous().numpy(), kernel.factors.numpy(), units)
     values = np.empty((threads, POINTS * block, c), np.int16 if short else np.float32)
     _convolve(
         x.contiguous().numpy(),
@@ -150,8 +135,8 @@ def convolve_tiles(
         kernel.panels.numpy().reshape(-1),
         kernel.bias.numpy(),
         np.float32(kernel.slope),
-        (kernel.factors.numpy(), kernel.gain_in.numpy(), kernel.gain_out.numpy(), kernel.spread.numpy()),
-        units,
+        (kernel.factors.numpy(), kernel.norms.numpy(), kernel.spread.numpy()),
+        short,
         side // lanes(4),
         side,
         np.arange(POINTS * block),
@@ -209,17 +194,17 @@ def _bent(y, slope):
 @njit(cache=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def _convolve(
-    x, tiles, weights, bias, slope, gains, units, vectors, side, places, values, factors, products, tickets, out
+    x, tiles, weights, bias, slope, gains, short, vectors, side, places, values, factors, products, tickets, out
 ):
     """Blocks of tiles, each by one thread, in its own `values` [36 tiles, c] and `products` [36, panel, tile, side].
 
-    factors: the values, or pairs of them where they are 16-bit integers, counted in the tiles' greatest units.
+    factors: the values, or pairs of them where they are 16-bit integers.
     """
     block, depth = values.shape[1] // 36, factors.shape[2]
     panels = products.shape[1] // (36 * (block + 1) * side)
     for worker in prange(values.shape[0]):
         mine, left_factors, sums = values[worker], factors[worker], products[worker]
-        scales = np.ones(block, np.float32)
+        units, exact = np.ones((block, 36), np.float32), np.empty((36, x.shape[3]), np.float32)
         while True:
             first = take_ticket(tickets) * block
             if first >= len(tiles):
@@ -227,9 +212,11 @@ def _convolve(
             count = min(block, len(tiles) - first)
             for t in range(count):
                 item, top, left = tiles[first + t, 0], tiles[first + t, 1] * 4, tiles[first + t, 2] * 4
-                if units.size:
-                    scales[t] = _unit_of_tile(units, item, top - 1, left - 1)
-                _to_points(x, item, top - 1, left - 1, gains[0], gains[1], np.float32(1) / scales[t], mine, t, block)
+                if short:
+                    _to_points(x, item, top - 1, left - 1, exact, 0, 1)
+                    _count_in_units(exact, gains[0], gains[1], mine, t, block, units[t])
+                else:
+                    _to_points(x, item, top - 1, left - 1, mine, t, block)
             for p in range(36):
                 for panel in range(panels):
                     number = p * panels + panel
@@ -254,35 +241,26 @@ def _convolve(
                         )
             for t in range(count):
                 item, top, left = tiles[first + t, 0], tiles[first + t, 1] * 4, tiles[first + t, 2] * 4
-                _from_points(sums, t, block, side, gains[2], scales[t], gains[3], bias, slope, out, item, top, left)
-
-
-@njit(cache=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
-@no_type_check
-def _units_of_pixels(x, factors, units):
-    """What each pixel's channels should be counted in, as 16-bit integers."""
-    items, h, w, c = x.shape
-    for line in prange(items * h):
-        for u in range(w):
-            most, squares = magnitudes(x, (line * w + u) * c, c, factors, 0)
-            units[line // h, line % h, u] = unit_for(most, squares)
+                _from_points(sums, t, block, side, units[t], gains[2], bias, slope, out, item, top, left)
 
 
 @njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def _unit_of_tile(units, item, top, left):
-    """The greatest among a tile's 6 x 6 px of input; NaN if one is."""
-    greatest = np.float32(0)
-    for u in range(max(top, 0), min(top + 6, units.shape[1])):
-        for v in range(max(left, 0), min(left + 6, units.shape[2])):
-            if units[item, u, v] > greatest or np.isnan(units[item, u, v]):
-                greatest = units[item, u, v]
-    return greatest
+def _count_in_units(exact, factors, norms, values, t, block, units):
+    """A tile's 36 rows of values as 16-bit integers; units: what the points' products are to be multiplied by."""
+    c = exact.shape[1]
+    for p in range(36):
+        most, squares = magnitudes(exact, p * c, c, factors, 0)
+        unit = unit_for(most, squares)
+        scale, of, to = np.float32(1) / unit, exact[p], values[p * block + t]
+        for k in range(c):
+            to[k] = stored_as(of[k] * factors[k] * scale, to)
+        units[p] = unit * norms[p]
 
 
 @njit(cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def _to_points(x, item, top, left, factors, gains, scale, values, t, block):
+def _to_points(x, item, top, left, values, t, block):
     """A tile's 6 x 6 px of input, zero off the map, to 36 rows of values: B^T d B of the paper."""
     h, w, c = x.shape[1], x.shape[2], x.shape[3]
     part = _input_part()
@@ -295,9 +273,7 @@ def _to_points(x, item, top, left, factors, gains, scale, values, t, block):
                 u = top + i
                 if 0 <= u < h and 0 <= v < w:
                     for k in range(PART):
-                        part[at + np.uint64(k)] = (
-                            x[item, u, v, np.uint64(first) + np.uint64(k)] * factors[np.uint64(first) + np.uint64(k)]
-                        )
+                        part[at + np.uint64(k)] = x[item, u, v, np.uint64(first) + np.uint64(k)]
                 else:
                     for k in range(PART):
                         part[at + np.uint64(k)] = np.float32(0)
@@ -313,15 +289,6 @@ def _to_points(x, item, top, left, factors, gains, scale, values, t, block):
                 part[at], part[at + _I1], part[at + _I2] = v0, v1, v2
                 part[at + _I3], part[at + _I4], part[at + _I5] = v3, v4, v5
         for i in range(6):
-            g = gains[i] * scale
-            g0, g1, g2, g3, g4, g5 = (
-                g * gains[0],
-                g * gains[1],
-                g * gains[2],
-                g * gains[3],
-                g * gains[4],
-                g * gains[5],
-            )
             for k in range(PART):
                 at = np.uint64(6 * i * PART) + np.uint64(k)
                 d0, d1, d2 = part[at], part[at + _J1], part[at + _J2]
@@ -332,17 +299,17 @@ def _to_points(x, item, top, left, factors, gains, scale, values, t, block):
                 )
                 v0, v1, v2, v3, v4, v5 = _line_to_points(d0, d1, d2, d3, d4, d5)
                 row, channel = 6 * i * block + t, np.uint64(first) + np.uint64(k)
-                values[row, channel] = stored_as(v0 * g0, values)
-                values[row + block, channel] = stored_as(v1 * g1, values)
-                values[row + 2 * block, channel] = stored_as(v2 * g2, values)
-                values[row + 3 * block, channel] = stored_as(v3 * g3, values)
-                values[row + 4 * block, channel] = stored_as(v4 * g4, values)
-                values[row + 5 * block, channel] = stored_as(v5 * g5, values)
+                values[row, channel] = v0
+                values[row + block, channel] = v1
+                values[row + 2 * block, channel] = v2
+                values[row + 3 * block, channel] = v3
+                values[row + 4 * block, channel] = v4
+                values[row + 5 * block, channel] = v5
 
 
 @njit(cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def _from_points(sums, t, block, side, gains, scale, spread, bias, slope, out, item, top, left):
+def _from_points(sums, t, block, side, units, spread, bias, slope, out, item, top, left):
     """36 rows of products to the tile's 4 x 4 px: A^T m A of the paper, bias, leaky ReLU."""
     d = out.shape[3]
     part = _output_part()
@@ -352,15 +319,8 @@ def _from_points(sums, t, block, side, gains, scale, spread, bias, slope, out, i
     for first in range(0, d, COLUMNS):
         at0 = np.uint64((first // side * (block + 1) + t) * side + first % side)
         for j in range(6):
-            g = gains[j] * scale
-            g0, g1, g2, g3, g4, g5 = (
-                g * gains[0],
-                g * gains[1],
-                g * gains[2],
-                g * gains[3],
-                g * gains[4],
-                g * gains[5],
-            )
+            g0, g1, g2 = units[j], units[6 + j], units[12 + j]
+            g3, g4, g5 = units[18 + j], units[24 + j], units[30 + j]
             for k in range(COLUMNS):
                 at = at0 + np.uint64(j) * step + np.uint64(k)
                 m0, m1 = g0 * np.float32(sums[at]), g1 * np.float32(sums[at + row])

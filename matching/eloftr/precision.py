@@ -14,10 +14,10 @@ from vision3d.sparse.microkernels import HAS_SHORT_PAIRS
 def to_bfloat16(net: EfficientLoFTR) -> EfficientLoFTR:
     """The network with products of 16 bits, in place: of bfloat16, but on a CPU of integers.
 
-    Those have units by tiles, cells and outputs, and are several times closer to float32
-    (`matching/short_products.py`): with seeded weights the cells' features are off by 20 % in bfloat16, by 2 % with
-    integers. Only 3x3 convolutions and the cells' MLP use them, all else is float32; on a CPU that does not multiply
-    pairs of them (x86 without AVX2, ARM), everything is.
+    Those have units by points of tiles, cells and outputs, and are several times closer to float32
+    (`matching/short_products.py`): with seeded weights the cells' features are off by 20 % in bfloat16, by 0.7 % with
+    integers. Only 3x3 convolutions and the cells' MLP of widths in multiples of 16 use them, all else is float32; on a
+    CPU that does not multiply pairs of them (x86 without AVX2, ARM), everything is.
     """
     if next(net.parameters()).device.type != "cpu":
         return net.to(torch.bfloat16)

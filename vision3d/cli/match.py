@@ -33,9 +33,9 @@ class MatchConfig:
     out: Path
     """Folder for the results; new, empty, or that of an earlier match."""
     matcher: str = "auto"
-    """sift, aliked-lightglue, disk-lightglue, xfeat-lighterglue or xfeat-semidense; auto: SIFT, then ALIKED if that
-    finds little and its weights are on this machine. semantic:NAME: the same parts of different things, without
-    geometry; NAME as in `evaluate spair71k`, e.g. semantic:efficientnet-lite0, options at its end:
+    """sift, aliked-lightglue, disk-lightglue, xfeat-lighterglue, xfeat-semidense, eloftr or dkm; auto: SIFT, then
+    ALIKED if that finds little and its weights are on this machine. semantic:NAME: the same parts of different things,
+    without geometry; NAME as in `evaluate spair71k`, e.g. semantic:efficientnet-lite0, options at its end:
     semantic:efficientnet-lite0,rule=soft,flip,size=384."""
     weights: Path | None = None
     """Weights file of the matcher, where it takes one (eloftr, dkm); default: the published ones."""

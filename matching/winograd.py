@@ -27,7 +27,7 @@ from vision3d.sparse.threads import use_torch_threads
 
 TILE = 4
 POINTS = 36  # 6 x 6 values that a tile's input becomes
-BLOCK = 24  # tiles that a thread takes at once, at most; a multiple of ROWS
+BLOCK = 12  # tiles that a thread takes at once, at most; a multiple of ROWS
 PART = 32  # channels that go in at once
 NEAR, FAR = 0.625, 1.5  # where polynomials are evaluated, with either sign, besides 0 and infinity
 

@@ -10,6 +10,8 @@ Products are of float32 or, twice as fast, of 16-bit integers (`short_products.p
 
 from __future__ import annotations
 
+import math
+import mmap
 from dataclasses import dataclass
 from typing import no_type_check
 
@@ -155,8 +157,10 @@ def empty(shape: tuple[int, ...]) -> Tensor:
 
 
 def zeros(shape: tuple[int, ...]) -> Tensor:
-    """float32 zeros on the CPU, from the system, which makes no page that nobody touches."""
-    return torch.from_numpy(np.zeros(shape, np.float32))
+    """float32 zeros on the CPU, from the system, which makes no page that nobody touches: small pages, not NumPy's."""
+    count = math.prod(shape)
+    memory = mmap.mmap(-1, max(4 * count, 1))
+    return torch.frombuffer(memory, dtype=torch.float32, count=count).view(shape) if count else torch.zeros(shape)
 
 
 def with_neighbours(tiles: Int[Tensor, "n 3"], grid: tuple[int, int, int]) -> Int[Tensor, "k 3"]:

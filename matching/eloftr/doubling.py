@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from numba import njit, prange
 from torch import Tensor
 
-from vision3d.matching.winograd import TILE
+from vision3d.matching.winograd import TILE, zeros
 from vision3d.sparse.microkernels import ROWS, add_rows, lanes, vectors_at_once
 from vision3d.sparse.threads import use_torch_threads
 
@@ -39,7 +39,7 @@ def double_and_add(
         shapes = f"{list(coarse.shape)}, {list(fine.shape)} and a weight {list(weight.shape)}"
         raise ValueError(f"needed are maps [b h w d], [b 2h 2w c], d in {lanes(4)}s, 2h and 2w in 4s; got {shapes}")
     use_torch_threads()
-    out = np.zeros((b * height * width + 1, d), np.float32)  # the last row takes what is no pixel's
+    out = zeros((b * height * width + 1, d)).numpy()  # the last row takes what is no pixel's
     vectors = vectors_at_once(d, 4)
     _double(
         coarse.numpy(),

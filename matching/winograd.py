@@ -23,8 +23,8 @@ from numba import njit, prange
 from torch import Tensor
 
 from vision3d.core.stack_memory import floats_on_stack
-from vision3d.matching.short_products import COLUMNS, in_pairs, in_panels, short_columns, unit_for
-from vision3d.sparse.microkernels import ROWS, lanes, magnitudes, set_rows, stored_as, take_ticket
+from vision3d.matching.short_products import COLUMNS, count_row, in_pairs, in_panels, short_columns
+from vision3d.sparse.microkernels import ROWS, lanes, set_rows, take_ticket
 from vision3d.sparse.threads import use_torch_threads
 
 TILE = 4
@@ -53,7 +53,7 @@ class WinogradKernel:
     """A 3x3 kernel in Winograd's domain, with its bias; slope: of the leaky ReLU that follows (0 ReLU, 1 none)."""
 
     panels: Float[Tensor, "36 p c s"] | Int[Tensor, "36 p k s"]
-    """Weights, s of the outputs side by side; beyond the last output they are zero. int32: pairs of 16-bit integers."""
+    """Weights, s of the outputs side by side. int32: pairs of 16-bit integers."""
     bias: Float[Tensor, " d"]
     slope: float
     factors: Float[Tensor, " c"]
@@ -252,14 +252,8 @@ def _convolve(
 @no_type_check
 def _count_in_units(exact, factors, norms, values, t, block, units):
     """A tile's 36 rows of values as 16-bit integers; units: what the points' products are to be multiplied by."""
-    c = exact.shape[1]
     for p in range(36):
-        most, squares = magnitudes(exact, p * c, c, factors, 0)
-        unit = unit_for(most, squares)
-        scale, of, to = np.float32(1) / unit, exact[p], values[p * block + t]
-        for k in range(c):
-            to[k] = stored_as(of[k] * factors[k] * scale, to)
-        units[p] = unit * norms[p]
+        units[p] = count_row(exact[p], factors, values[p * block + t]) * norms[p]
 
 
 @njit(cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]

@@ -53,15 +53,10 @@ def update_cells_in_blocks(
 @no_type_check  # Numba compiles the bare function, not one that shape checks have wrapped
 def _add_message(hidden, grid, line, w, times, slope):  # pragma: no cover (compiled)
     """hidden = leaky ReLU(hidden + grid interpolated to cells), for whole rows of w cells from row `line` on."""
-    rows, columns, d = grid.shape
+    columns, d = grid.shape[1:]
     for r in prange(len(hidden) // w):
-        y = max((line + r + 0.5) / times - 0.5, 0.0)
-        above = int(y)
-        below, down = min(above + 1, rows - 1), np.float32(y - above)
         blend = np.empty((columns, d), np.float32)
-        for j in range(columns):
-            for k in range(d):
-                blend[j, k] = grid[above, j, k] + down * (grid[below, j, k] - grid[above, j, k])
+        blend_line(grid, line + r, times, blend)
         for u in range(w):
             x = max((u + 0.5) / times - 0.5, 0.0)
             left = int(x)
@@ -72,18 +67,37 @@ def _add_message(hidden, grid, line, w, times, slope):  # pragma: no cover (comp
                 cell[k] = max(t, slope * t)
 
 
-@njit(cache=True, parallel=True, fastmath={"contract", "nsz", "reassoc"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def blend_line(grid, line, times, blend):  # pragma: no cover (compiled)
+    """The grid [i, j, d], interpolated along the columns to a line of cells, `times` as fine."""
+    y = max((line + 0.5) / times - 0.5, 0.0)
+    above = int(y)
+    below, down = min(above + 1, grid.shape[0] - 1), np.float32(y - above)
+    for j in range(grid.shape[1]):
+        for k in range(grid.shape[2]):
+            blend[j, k] = grid[above, j, k] + down * (grid[below, j, k] - grid[above, j, k])
+
+
+@njit(cache=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
 def _add_normalised(update, x, scale, shift, eps, out):  # pragma: no cover (compiled)
     """out = x + layer norm of the update, cell by cell."""
-    n, c = update.shape
-    for i in prange(n):
-        total = np.float32(0)
-        for k in range(c):
-            total += update[i, k]
-        mean, spread = total / np.float32(c), np.float32(0)
-        for k in range(c):
-            spread += (update[i, k] - mean) * (update[i, k] - mean)
-        factor = np.float32(1) / np.sqrt(spread / np.float32(c) + eps)
-        for k in range(c):
-            out[i, k] = x[i, k] + ((update[i, k] - mean) * factor * scale[k] + shift[k])
+    for i in prange(len(update)):
+        add_normalised_cell(update[i], x[i], scale, shift, eps, out[i])
+
+
+@njit(cache=True, fastmath={"contract", "nsz", "reassoc"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@no_type_check
+def add_normalised_cell(update, x, scale, shift, eps, out):  # pragma: no cover (compiled)
+    """out = x + layer norm of the update, of one cell."""
+    c = len(x)
+    total = np.float32(0)
+    for k in range(c):
+        total += update[k]
+    mean, spread = total / np.float32(c), np.float32(0)
+    for k in range(c):
+        spread += (update[k] - mean) * (update[k] - mean)
+    factor = np.float32(1) / np.sqrt(spread / np.float32(c) + eps)
+    for k in range(c):
+        out[k] = x[k] + ((update[k] - mean) * factor * scale[k] + shift[k])

@@ -13,7 +13,6 @@ from vision3d.matching.eloftr.short_conv import convolve_strided, strided_kernel
 from vision3d.matching.eloftr.stem import convolve_grey
 from vision3d.matching.short_products import COLUMNS, ShortMatrix
 from vision3d.matching.winograd import TILE, WinogradKernel, all_tiles, convolve_tiles, fits, winograd_kernel
-from vision3d.sparse.threads import use_torch_threads
 
 
 class FastConv(nn.Module):
@@ -32,7 +31,7 @@ class FastConv(nn.Module):
         self.register_buffer("bias", bias.detach().clone(), persistent=saved)
         self.stride, self.slope = stride, slope
         self.short = False
-        """whether to multiply 16-bit integers instead of float32; see `precision.to_bfloat16`"""
+        """whether to multiply 16-bit integers instead of float32; see `precision.to_16_bits`"""
         self._prepared: WinogradKernel | ShortMatrix | None = None
 
     def forward(self, x: Float[Tensor, "b c h w"], tiles: Int[Tensor, "n 3"] | None = None) -> Float[Tensor, "b d i j"]:
@@ -49,7 +48,6 @@ class FastConv(nn.Module):
                 return convolve_strided(rows, self._strided(), self.bias, self.slope).permute(0, 3, 1, 2)
         large = min(self.weight.shape[:2]) >= 32  # below, transforms cost more than they save
         if plain and large and self.stride == 1 and fits(self.weight) and not (x.shape[2] % TILE or x.shape[3] % TILE):
-            use_torch_threads()
             if tiles is None:
                 tiles = all_tiles(len(x), x.shape[2], x.shape[3])
             made = convolve_tiles(x.permute(0, 2, 3, 1).contiguous(), self._kernel(), tiles)

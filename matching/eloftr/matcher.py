@@ -15,7 +15,7 @@ from vision3d.errors import UsageError
 from vision3d.matching.eloftr.checkpoint import load_eloftr
 from vision3d.matching.eloftr.config import EfficientLoFTRConfig
 from vision3d.matching.eloftr.model import EfficientLoFTR
-from vision3d.matching.eloftr.precision import to_bfloat16
+from vision3d.matching.eloftr.precision import to_16_bits
 from vision3d.weights import content_of
 
 MIN_SIDE = 32  # px; a smaller photo has no cell that is off its border
@@ -26,7 +26,7 @@ class EfficientLoFTRMatcher:
 
     Matches have no shared keypoints: both sides are refined per pair. max_size: longer side in px. compact: the small
     network of this project; `weights` must then name a file that was trained. precision "bf16": see
-    `to_bfloat16`. threshold: on the confidence, border: cells along the edges that never match (None: the
+    `to_16_bits`. threshold: on the confidence, border: cells along the edges that never match (None: the
     configuration's).
     """
 
@@ -94,4 +94,4 @@ class EfficientLoFTRMatcher:
     @functools.cached_property
     def _network(self) -> EfficientLoFTR:
         net = load_eloftr(self.weights, self.config).to(self.device)
-        return to_bfloat16(net) if self.precision == "bf16" else net
+        return to_16_bits(net) if self.precision == "bf16" else net

@@ -11,7 +11,7 @@ from vision3d.sparse.microkernels import HAS_SHORT_PAIRS
 
 
 @torch.no_grad()
-def to_bfloat16(net: EfficientLoFTR) -> EfficientLoFTR:
+def to_16_bits(net: EfficientLoFTR) -> EfficientLoFTR:
     """The network with products of 16 bits, in place: of bfloat16, but on a CPU of integers.
 
     Those have units by points of tiles, cells and outputs, and are several times closer to float32

@@ -14,9 +14,10 @@ from numba import njit, prange
 from torch import Tensor, nn
 
 from vision3d.core.stack_memory import floats_on_stack
-from vision3d.matching.short_products import COLUMNS, ShortMatrix, multiply_short, place_in_products, unit_for
+from vision3d.matching.eloftr.cell_update import add_normalised_cell, blend_line
+from vision3d.matching.short_products import COLUMNS, ShortMatrix, count_row, multiply_short, place_in_products
 from vision3d.matching.winograd import empty
-from vision3d.sparse.microkernels import magnitudes, stored_as, take_ticket
+from vision3d.sparse.microkernels import take_ticket
 from vision3d.sparse.threads import use_torch_threads
 
 _part = floats_on_stack(COLUMNS)  # apart from all arrays, so that loops are vectorised
@@ -55,7 +56,7 @@ def update_cells_short(
 @njit(cache=True, parallel=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check  # Numba compiles the bare function, not one that shape checks have wrapped
 def _update(x, grid, first, second, slope, norm, narrow, wide, products, tickets, out):  # pragma: no cover
-    """Lines of cells, each by one thread, in its own memory: factors (numbers, and the same in pairs) and products."""
+    """Lines of cells, each by one thread, in its own memory: counted numbers (and in pairs), products."""
     items, h, w, c = x.shape
     rows, columns, d = grid.shape[1:]
     places = np.arange(w)
@@ -69,39 +70,16 @@ def _update(x, grid, first, second, slope, norm, narrow, wide, products, tickets
                 break
             item, line = number // h, number % h
             for u in range(w):
-                scales[u] = _as_factors(x[item, line, u], first[2], cells[u])
+                scales[u] = count_row(x[item, line, u], first[2], cells[u])
             multiply_short(narrow[1][worker], first, d, places, sums)
-            _blend_lines(grid[item], line, h // rows, blend)
+            blend_line(grid[item], line, h // rows, blend)
             for u in range(w):
                 _add_message(sums, u, w, first, scales[u], blend, w // columns, slope, cell)
-                scales[u] = _as_factors(cell, second[2], hidden[u])
+                scales[u] = count_row(cell, second[2], hidden[u])
             multiply_short(wide[1][worker], second, c, places, sums)
             for u in range(w):
-                _add_normalised(sums, u, w, second, scales[u], norm, cell, x[item, line, u], out[item, line, u])
-
-
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
-@no_type_check
-def _as_factors(row, times, factors):  # pragma: no cover (compiled)
-    """Counts a row of numbers, each multiplied, in their unit, which is returned."""
-    most, squares = magnitudes(row, 0, len(row), times, 0)
-    unit = unit_for(most, squares)
-    scale = np.float32(1) / unit
-    for k in range(len(row)):
-        factors[k] = stored_as(row[k] * times[k] * scale, factors)
-    return unit
-
-
-@njit(cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
-@no_type_check
-def _blend_lines(grid, line, times, blend):  # pragma: no cover (compiled)
-    """The grid [i, j, d], interpolated along the columns to a line of cells, `times` as fine."""
-    y = max((line + 0.5) / times - 0.5, 0.0)
-    above = int(y)
-    below, down = min(above + 1, grid.shape[0] - 1), np.float32(y - above)
-    for j in range(grid.shape[1]):
-        for k in range(grid.shape[2]):
-            blend[j, k] = grid[above, j, k] + down * (grid[below, j, k] - grid[above, j, k])
+                _to_numbers(sums, u, w, second, scales[u], cell[:c])
+                add_normalised_cell(cell[:c], x[item, line, u], norm[0], norm[1], norm[2], out[item, line, u])
 
 
 @njit(cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
@@ -124,27 +102,15 @@ def _add_message(sums, u, w, matrix, scale, blend, times, slope, cell):  # pragm
             cell[np.uint64(begin) + np.uint64(k)] = part[k]
 
 
-@njit(cache=True, fastmath={"contract", "nsz", "reassoc"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+@njit(cache=True, fastmath={"contract", "nsz"}, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
 @no_type_check
-def _add_normalised(sums, u, w, matrix, scale, norm, update, x, out):  # pragma: no cover (compiled)
-    """out = x + layer norm of the products, for one cell; update: memory."""
+def _to_numbers(sums, u, w, matrix, scale, update):  # pragma: no cover (compiled)
+    """The products of one cell."""
     _, spread, _, side = matrix
-    weight, bias, eps = norm
     part = _part()
-    c = len(x)
-    total = np.float32(0)
-    for number in range(c // COLUMNS):
+    for number in range(len(update) // COLUMNS):
         begin, at = COLUMNS * number, np.uint64(place_in_products(number, w + 1, u, side))
         for k in range(COLUMNS):
-            j = np.uint64(begin) + np.uint64(k)
-            part[k] = np.float32(sums[at + np.uint64(k)]) * (scale * spread[j])
+            part[k] = np.float32(sums[at + np.uint64(k)]) * (scale * spread[np.uint64(begin) + np.uint64(k)])
         for k in range(COLUMNS):
             update[np.uint64(begin) + np.uint64(k)] = part[k]
-    for k in range(c):
-        total += update[k]
-    mean, variance = total / np.float32(c), np.float32(0)
-    for k in range(c):
-        variance += (update[k] - mean) * (update[k] - mean)
-    factor = np.float32(1) / np.sqrt(variance / np.float32(c) + eps)
-    for k in range(c):
-        out[k] = x[k] + ((update[k] - mean) * factor * weight[k] + bias[k])

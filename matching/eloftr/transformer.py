@@ -44,7 +44,7 @@ class AggregatedAttention(nn.Module):
         )
         self.norm2 = nn.LayerNorm(width)
         self.short = False
-        """whether a CPU multiplies 16-bit integers instead of float32; see `precision.to_bfloat16`"""
+        """whether a CPU multiplies 16-bit integers instead of float32; see `precision.to_16_bits`"""
         self._matrices: tuple[ShortMatrix, ShortMatrix] | None = None
 
     def forward(

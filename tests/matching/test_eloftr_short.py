@@ -106,7 +106,7 @@ def test_closer_to_float32_than_bfloat16_is() -> None:
     net = EfficientLoFTR(NARROW).eval()
     net.load_state_dict(seeded_weights(net))
     net.fuse()
-    low = precision.to_bfloat16(copy.deepcopy(net))
+    low = precision.to_16_bits(copy.deepcopy(net))
     photos = shifted_photos()
     with torch.inference_mode():
         exact, rounded = net.features(*photos).cells[0], low.features(*photos).cells[0]
@@ -143,7 +143,7 @@ def test_widths_that_do_not_fit_stay_float32() -> None:
     torch.manual_seed(0)
     net = EfficientLoFTR(config).eval()
     with torch.inference_mode():
-        low = precision.to_bfloat16(copy.deepcopy(net)).features(*shifted_photos()).cells[0]
+        low = precision.to_16_bits(copy.deepcopy(net)).features(*shifted_photos()).cells[0]
         assert _relative(low, net.features(*shifted_photos()).cells[0]) < 0.05
 
 
@@ -152,7 +152,7 @@ def test_kernels_follow_the_weights() -> None:
     nets = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        nets.append(precision.to_bfloat16(EfficientLoFTR(NARROW)))
+        nets.append(precision.to_16_bits(EfficientLoFTR(NARROW)))
     with torch.inference_mode():
         before, other = (net.features(*photos).cells[0] for net in nets)
         nets[0].load_state_dict(nets[1].state_dict())
@@ -171,4 +171,4 @@ def test_float32_where_the_processor_has_no_pairs(monkeypatch: pytest.MonkeyPatc
     photos = shifted_photos()
     with torch.inference_mode():
         exact = copy.deepcopy(net).fuse().features(*photos).cells[0]
-        assert torch.equal(precision.to_bfloat16(net).features(*photos).cells[0], exact)
+        assert torch.equal(precision.to_16_bits(net).features(*photos).cells[0], exact)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from vision3d.matching.winograd import all_tiles, convolve_tiles, winograd_kernel
 from vision3d.sparse.microkernels import HAS_SHORT_PAIRS
 
+needs_short_pairs = pytest.mark.skipif(not HAS_SHORT_PAIRS, reason="this CPU has no products of 16-bit integers")
+
 
 @pytest.mark.parametrize(("channels", "outputs", "slope"), [(32, 16, 1.0), (64, 32, 0.0), (80, 48, 0.01)])
 def test_equals_the_direct_convolution(channels: int, outputs: int, slope: float) -> None:
@@ -26,7 +28,7 @@ def test_equals_the_direct_convolution(channels: int, outputs: int, slope: float
     assert int((some != 0).any(3).sum()) <= 32
 
 
-@pytest.mark.skipif(not HAS_SHORT_PAIRS, reason="this CPU has no products of 16-bit integers")
+@needs_short_pairs
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 @pytest.mark.parametrize("alike", [False, True])  # numbers alike make the greatest sums
 def test_16_bit_integers_are_closer_than_bfloat16_and_never_too_large(scale: float, alike: bool) -> None:
@@ -58,7 +60,7 @@ def test_no_tile_costs_nothing_and_what_does_not_fit_is_refused() -> None:
             winograd_kernel(torch.randn(outputs, inputs, 3, 3), None, 1.0)
 
 
-@pytest.mark.parametrize("short", [False, pytest.param(True, marks=pytest.mark.skipif(not HAS_SHORT_PAIRS, reason=""))])
+@pytest.mark.parametrize("short", [False, pytest.param(True, marks=needs_short_pairs)])
 def test_threads_do_not_change_a_bit(short: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     kernel = winograd_kernel(torch.randn(48, 48, 3, 3, generator=generator), None, 0.0, short=short)

@@ -105,11 +105,11 @@ def ours(
 
     from vision3d.matching.eloftr import model
     from vision3d.matching.eloftr.coarse import CellPairs, match_cells
-    from vision3d.matching.eloftr.precision import to_bfloat16
+    from vision3d.matching.eloftr.precision import to_16_bits
 
     pictures = _pictures(photos, size, threads)
     net = _seeded(pictures).fuse()
-    net = to_bfloat16(net) if precision == "bf16" else net
+    net = to_16_bits(net) if precision == "bf16" else net
     held: list[Any] = []
 
     def chosen(cells0: Any, cells1: Any, *rest: Any) -> CellPairs:
@@ -136,7 +136,7 @@ def unchanged(photos: tuple[Path, ...], size: tuple[int, int], threads: int) -> 
     import torch
 
     from vision3d.matching.eloftr.coarse import match_cells
-    from vision3d.matching.eloftr.precision import to_bfloat16
+    from vision3d.matching.eloftr.precision import to_16_bits
     from vision3d.matching.eloftr.transformer import CELL
 
     pictures = _pictures(photos, size, threads)
@@ -144,7 +144,7 @@ def unchanged(photos: tuple[Path, ...], size: tuple[int, int], threads: int) -> 
     moved = pictures[0].roll((4 * CELL, 8 * CELL), (2, 3))
     found = []
     with torch.inference_mode():
-        for net in (exact, to_bfloat16(copy.deepcopy(exact))):
+        for net in (exact, to_16_bits(copy.deepcopy(exact))):
             features = net.features(pictures[0], moved)
             (cells0, cells1), (extents0, extents1) = features.cells, features.extents
             pairs = match_cells(cells0, cells1, extents0.mask(CELL), extents1.mask(CELL), net.config)
